@@ -1,0 +1,1 @@
+//! Who is calling: the key of a request, looked up by its hash.

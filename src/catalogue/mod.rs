@@ -1,0 +1,1 @@
+//! Which models exist, what they cost and how much they may answer.

@@ -1,0 +1,3 @@
+//! The configuration: sections composed, loaded, validated.
+pub mod keys;
+pub mod sections;

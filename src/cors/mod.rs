@@ -1,0 +1,2 @@
+//! cors.
+pub mod config;

@@ -1,0 +1,2 @@
+//! limits.
+pub mod config;

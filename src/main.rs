@@ -1,0 +1,2 @@
+//! The `cirque` command.
+fn main() {}

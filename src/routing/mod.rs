@@ -1,0 +1,2 @@
+//! routing.
+pub mod config;

@@ -1,0 +1,2 @@
+//! Where counters and spend live.
+pub mod config;

@@ -1,0 +1,3 @@
+//! What operators are told: the record of a request, metrics, the access log, our own log.
+pub mod config;
+pub mod exchange;

@@ -1,0 +1,3 @@
+//! Where calls go: providers, addresses, peers.
+pub mod config;
+pub mod provider;
