@@ -8,7 +8,7 @@ use std::{
 
 /// Bottom first. A module may import only from rows above its own; modules in one row are strangers.
 const LAYERS: &[&[&str]] = &[
-    &["error", "ids", "secret", "units"],
+    &["error", "glob", "ids", "secret", "units"],
     &["protocol"],
     &["telemetry", "store"],
     &["auth", "cors", "limits", "routing", "session", "upstream", "catalogue"],

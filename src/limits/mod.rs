@@ -1,2 +1,3 @@
-//! limits.
+//! What a caller may use: the shapes of limits, budgets and prices.
+
 pub mod config;

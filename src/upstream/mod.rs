@@ -1,3 +1,126 @@
-//! Where calls go: providers, addresses, peers.
+//! Where calls go: one endpoint of one provider, its addresses, its credential and its live state.
+
+mod base;
 pub mod config;
+pub mod dns;
+pub mod live;
+pub mod peer;
 pub mod provider;
+
+pub use base::BaseUrl;
+
+use config::UpstreamConfig;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
+use live::Live;
+use peer::Peers;
+use provider::Credential;
+use std::sync::Arc;
+
+/// One upstream, ready to be called. Everything but `live` is fixed for a configuration.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Name in routes, logs, metrics and `x-cirque-upstream`.
+    pub name: Arc<str>,
+    /// As configured, defaults filled in.
+    pub config: UpstreamConfig,
+    /// Scheme, host, port and path of the address.
+    pub base: BaseUrl,
+    /// Headers that every request carries: the credential first, then the configured ones.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Where to connect to, and how.
+    pub peers: Peers,
+    /// What changes while it runs; outlives a reload.
+    pub live: Arc<Live>,
+}
+
+impl Upstream {
+    /// Prepares an upstream; `live` is the state of its namesake before a reload.
+    ///
+    /// # Errors
+    /// A text for the operator where the address, a header or the CA file is unusable. Validation
+    /// finds the first two earlier; a file may change in between.
+    pub fn new(config: UpstreamConfig, live: Arc<Live>) -> Result<Self, String> {
+        let row = config.provider.row();
+        let address = config.base_url.as_deref().or(row.base_url).unwrap_or_default();
+        let base = BaseUrl::parse(address)
+            .ok_or_else(|| format!("upstream {}: the base_url cannot be used", config.name))?;
+        let headers = headers(&config)?;
+        let peers = Peers::new(&config, &base)?;
+        peers.publish(&live.addresses.load());
+        Ok(Self { name: config.name.as_str().into(), config, base, headers, peers, live })
+    }
+
+    /// What this upstream calls the caller's model: by its map, else less its prefix.
+    pub fn model_name<'m>(&'m self, model: &'m str) -> &'m str {
+        if let Some(name) = self.config.models.get(model) {
+            return name;
+        }
+        let prefix = self.config.prefix_strip.as_deref().unwrap_or_default();
+        model.strip_prefix(prefix).filter(|rest| !rest.is_empty()).unwrap_or(model)
+    }
+}
+
+/// The fixed headers: credential, then configured ones, which win over it where they share a name.
+fn headers(config: &UpstreamConfig) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let mut headers = Vec::new();
+    if let Some(key) = config.api_key.as_ref().filter(|key| !key.is_empty()) {
+        let (name, text) = match config.provider.row().credential {
+            Credential::Bearer => (AUTHORIZATION, format!("Bearer {}", key.expose())),
+            Credential::ApiKey => (HeaderName::from_static("api-key"), key.expose().to_owned()),
+            Credential::XApiKey => (HeaderName::from_static("x-api-key"), key.expose().to_owned()),
+        };
+        let mut value = HeaderValue::try_from(text).map_err(|_| {
+            format!("upstream {}: the api_key has characters that no header may", config.name)
+        })?;
+        value.set_sensitive(true);
+        headers.push((name, value));
+    }
+    for (name, value) in &config.headers {
+        match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            (Ok(name), Ok(value)) => headers.push((name, value)),
+            _ => return Err(format!("upstream {}: header {name} cannot be sent", config.name)),
+        }
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn config(yaml: &str) -> UpstreamConfig {
+        serde_yaml::from_str(yaml).unwrap()
+    }
+
+    #[test]
+    fn a_model_is_renamed_by_map_then_by_prefix() {
+        let config = config(
+            "{name: u, base_url: 'http://127.0.0.1:1/v1', prefix_strip: local/, models: {fast: big}}",
+        );
+        let upstream = Upstream::new(config, Arc::default()).unwrap();
+        assert_eq!(upstream.model_name("fast"), "big");
+        assert_eq!(upstream.model_name("local/llama"), "llama");
+        assert_eq!(upstream.model_name("local/"), "local/");
+        assert_eq!(upstream.model_name("other"), "other");
+    }
+
+    #[test]
+    fn the_credential_goes_where_the_provider_wants_it() {
+        for (provider, name, value) in [
+            ("openrouter", "authorization", "Bearer k"),
+            ("azure", "api-key", "k"),
+            ("anthropic", "x-api-key", "k"),
+        ] {
+            let mut config = config(&format!(
+                "{{name: u, provider: {provider}, base_url: 'http://127.0.0.1:1/v1'}}"
+            ));
+            config.api_key = Some(Secret::new("k".into()));
+            let headers = headers(&config).unwrap();
+            assert_eq!(headers[0].0, name);
+            assert_eq!(headers[0].1, value);
+            assert!(headers[0].1.is_sensitive());
+        }
+    }
+}
