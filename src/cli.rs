@@ -1,1 +1,214 @@
-//! cli.
+//! The command line: what was asked for, and the commands that need no server.
+
+use crate::config::{self, Env, Source};
+use crate::secret::KeyHash;
+use clap::{Parser, Subcommand};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything went well.
+pub const OK: u8 = 0;
+/// Any other fault.
+pub const FAILED: u8 = 1;
+/// The command line makes no sense (`EX_USAGE`).
+pub const USAGE: u8 = 64;
+/// A port is taken (`EX_UNAVAILABLE`).
+pub const PORT_TAKEN: u8 = 69;
+/// The configuration is faulty (`EX_CONFIG`).
+pub const BAD_CONFIG: u8 = 78;
+
+/// An LLM edge gateway in front of OpenRouter and any OpenAI-compatible provider.
+#[derive(Debug, Parser)]
+#[command(name = "cirque", version, about, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// What to do; without one, serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Configuration file; else $CIRQUE_CONFIG, else conf/gateway.yaml, else the environment alone.
+    #[arg(short, long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve (the default).
+    Run,
+    /// Serve with a simulated provider inside the process: no key, no network.
+    Demo,
+    /// Load and validate the configuration; report every fault with its place.
+    Check,
+    /// Keys for callers.
+    Keys {
+        /// What about keys.
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    /// Ask a running gateway on this machine whether it lives; for container health checks.
+    #[command(hide = true)]
+    Health {
+        /// Address of the data plane; by default as the configuration says.
+        #[arg(long)]
+        address: Option<String>,
+    },
+}
+
+/// Commands about keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Print a new key once, and the YAML entry that holds only its SHA-256.
+    New {
+        /// The caller's name.
+        #[arg(long)]
+        name: String,
+    },
+}
+
+/// Reads the command line. `Err` is the exit code after help, version or a mistake was printed.
+pub fn parse() -> Result<Arguments, u8> {
+    Arguments::try_parse().map_err(|error| {
+        let code = if error.use_stderr() { USAGE } else { OK };
+        // Help that cannot be printed is no reason to do anything else.
+        let _printed = error.print();
+        code
+    })
+}
+
+/// `cirque check`
+pub fn check(file: Option<PathBuf>) -> u8 {
+    let env = Env::from_process();
+    let source = config::find(file, &env);
+    match config::load(&source, &env) {
+        Ok(loaded) => {
+            let config = &loaded.config;
+            say(&format!(
+                "ok: {} keys, {} upstreams, {} routes",
+                config.keys.len(),
+                config.upstreams.len(),
+                config.routes.len()
+            ));
+            for warning in &loaded.warnings {
+                complain(&format!("warning: {warning}"));
+            }
+            for setting in config::not_yet(config) {
+                complain(&format!("warning: {setting}: accepted, but has no effect yet"));
+            }
+            OK
+        }
+        Err(faults) => {
+            complain(&faults.to_string());
+            BAD_CONFIG
+        }
+    }
+}
+
+/// `cirque keys new`
+pub fn new_key(name: &str) -> u8 {
+    let key = random_key();
+    let hash = KeyHash::of(key.as_bytes()).to_hex();
+    let quoted = serde_json::Value::from(name).to_string();
+    say(&format!(
+        "{key}\n\n# The key above is shown this once. Under `keys:` goes only its hash:\n\
+         \x20 - name: {quoted}\n    sha256: \"{hash}\""
+    ));
+    OK
+}
+
+/// `sk-cq-<public id>-<secret>`: 40 random bits to tell keys apart, 160 that are the secret.
+pub fn random_key() -> String {
+    const DIGITS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let digits = |count: usize| -> String {
+        (0..count)
+            .filter_map(|_| DIGITS.get(usize::from(rand::random::<u8>() & 31)))
+            .map(|digit| char::from(*digit))
+            .collect()
+    };
+    format!("sk-cq-{}-{}", digits(8), digits(32))
+}
+
+/// `cirque schema`
+pub fn schema() -> u8 {
+    match serde_json::to_string_pretty(&config::schema()) {
+        Ok(schema) => {
+            say(&schema);
+            OK
+        }
+        Err(_) => FAILED,
+    }
+}
+
+/// `cirque health`: exit 0 where the data plane answers `GET /health` with 200.
+pub fn health(address: Option<String>, file: Option<PathBuf>) -> u8 {
+    let address = address.or_else(|| {
+        let env = Env::from_process();
+        let loaded = config::load(&config::find(file, &env), &env).ok()?;
+        loaded.config.server.listen?.as_slice().first().cloned()
+    });
+    let Some(address) = address else {
+        complain("health: no address; give one with --address");
+        return BAD_CONFIG;
+    };
+    match probe(&address) {
+        Ok(()) => OK,
+        Err(problem) => {
+            complain(&format!("health: {address}: {problem}"));
+            FAILED
+        }
+    }
+}
+
+fn probe(address: &str) -> Result<(), String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut target: SocketAddr =
+        address.to_socket_addrs().map_err(text)?.next().ok_or("no such address")?;
+    if target.ip().is_unspecified() {
+        target.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let patience = Duration::from_secs(3);
+    let mut stream = TcpStream::connect_timeout(&target, patience).map_err(text)?;
+    stream.set_read_timeout(Some(patience)).map_err(text)?;
+    let request = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).map_err(text)?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).map_err(text)?;
+    if &start == b"HTTP/1.1 200" { Ok(()) } else { Err("no 200".into()) }
+}
+
+/// Where a server's configuration comes from.
+pub fn source(file: Option<PathBuf>, env: &Env) -> Source {
+    config::find(file, env)
+}
+
+/// Prints for the person at the console. A closed pipe is no fault of ours.
+pub fn say(text: &str) {
+    let _written = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints a complaint for the person at the console.
+pub fn complain(text: &str) {
+    let _written = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_key_has_its_public_id_and_its_secret() {
+        let key = random_key();
+        let parts: Vec<&str> = key.split('-').collect();
+        assert_eq!(parts.len(), 4);
+        assert_eq!((parts[0], parts[1], parts[2].len(), parts[3].len()), ("sk", "cq", 8, 32));
+        assert_ne!(key, random_key());
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

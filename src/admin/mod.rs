@@ -1,1 +1,102 @@
-//! admin.
+//! The private listener: metrics, probes, the redacted configuration and reload.
+
+use crate::config::redacted;
+use crate::snapshot::Current;
+use crate::snapshot::reload::{Outcome, Reloader};
+use crate::telemetry::metrics::Metrics;
+use async_trait::async_trait;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Method, Response, StatusCode};
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// The admin plane; it has no keys, so it listens on loopback unless told otherwise.
+pub struct Admin {
+    current: Arc<Current>,
+    metrics: Arc<Metrics>,
+    reloader: Arc<Reloader>,
+}
+
+impl Admin {
+    /// An admin plane over shared state.
+    pub const fn new(
+        current: Arc<Current>,
+        metrics: Arc<Metrics>,
+        reloader: Arc<Reloader>,
+    ) -> Self {
+        Self { current, metrics, reloader }
+    }
+
+    /// Whether calls can be served: not draining, and an upstream has an address.
+    fn is_ready(&self) -> bool {
+        let usable = |upstream: &Arc<crate::upstream::Upstream>| {
+            !upstream.live.addresses.load().is_empty()
+        };
+        !self.current.is_draining() && self.current.pin().upstreams.iter().any(usable)
+    }
+
+    async fn reload(&self) -> Response<Vec<u8>> {
+        match self.reloader.run().await {
+            Outcome::Applied(generation) => {
+                answer(StatusCode::OK, &json!({ "outcome": "applied", "generation": generation }))
+            }
+            Outcome::Unchanged(generation) => {
+                answer(StatusCode::OK, &json!({ "outcome": "unchanged", "generation": generation }))
+            }
+            Outcome::Rejected(faults) => answer(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &json!({ "outcome": "rejected", "faults": faults.lines().collect::<Vec<_>>() }),
+            ),
+        }
+    }
+}
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let request = session.req_header();
+        let path = request.uri.path().to_owned();
+        let method = request.method.clone();
+        let expected = if path == "/reload" { Method::POST } else { Method::GET };
+        let known = matches!(path.as_str(), "/metrics" | "/live" | "/ready" | "/config" | "/reload");
+        if known && method != expected && !(expected == Method::GET && method == Method::HEAD) {
+            let body = json!({ "error": format!("{path} takes {expected}") });
+            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, &body);
+            if let Ok(allow) = HeaderValue::from_str(expected.as_str()) {
+                response.headers_mut().insert(ALLOW, allow);
+            }
+            return response;
+        }
+        match path.as_str() {
+            "/metrics" => raw(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render()),
+            "/live" => answer(StatusCode::OK, &json!({ "status": "ok" })),
+            "/ready" if self.is_ready() => answer(StatusCode::OK, &json!({ "status": "ready" })),
+            "/ready" => {
+                let why =
+                    if self.current.is_draining() { "draining" } else { "no usable upstream" };
+                answer(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": why }))
+            }
+            "/config" => answer(StatusCode::OK, &redacted(&self.current.pin().config)),
+            "/reload" => self.reload().await,
+            _ => {
+                let paths = ["/metrics", "/live", "/ready", "/config", "POST /reload"];
+                answer(StatusCode::NOT_FOUND, &json!({ "error": "not found", "paths": paths }))
+            }
+        }
+    }
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response<Vec<u8>> {
+    raw(status, "application/json", body.to_string().into_bytes())
+}
+
+fn raw(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Vec<u8>> {
+    let length = body.len();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    response
+}

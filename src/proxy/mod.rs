@@ -1,1 +1,127 @@
-//! proxy.
+//! A request through Pingora, top to bottom: each phase is delegated to its chapter, in phase order.
+
+mod admit;
+mod answers;
+mod attempts;
+mod body;
+mod caller;
+mod clock;
+mod context;
+pub mod edge;
+mod finish;
+mod forward;
+mod head;
+mod judge;
+mod relay;
+mod respond;
+mod send;
+
+use crate::snapshot::Current;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use async_trait::async_trait;
+use context::{Ctx, Ended};
+use pingora::connectors::ConnectorOptions;
+use pingora::connectors::http::Connector;
+use pingora::prelude::{Error, HttpPeer, Result};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::sync::Arc;
+
+/// Idle connections kept to all upstreams together; the least recently used goes first.
+const IDLE_CONNECTIONS: usize = 4_096;
+
+/// What every request shares.
+#[derive(Clone)]
+pub struct Shared {
+    /// The live snapshot.
+    pub current: Arc<Current>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The access log.
+    pub access_log: Arc<AccessLog>,
+    /// Connections to upstreams: pooling, TLS, HTTP/1.1 and HTTP/2.
+    pub connector: Arc<Connector>,
+}
+
+impl Shared {
+    /// Shared state around a snapshot.
+    pub fn new(
+        current: Arc<Current>,
+        metrics: Arc<Metrics>,
+        access_log: Arc<AccessLog>,
+    ) -> Self {
+        let connector = Arc::new(Connector::new(Some(ConnectorOptions::new(IDLE_CONNECTIONS))));
+        Self { current, metrics, access_log, connector }
+    }
+}
+
+/// The gateway as Pingora sees it.
+pub struct Gateway {
+    shared: Shared,
+}
+
+impl Gateway {
+    /// A gateway over shared state.
+    pub const fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx::new(&self.shared)
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let caller = session.as_mut();
+        let admitted = match admit::admit(caller, ctx).await {
+            Ok(admit::Admitted::Call(dialect)) => body::read(caller, ctx, dialect).await,
+            Ok(admit::Admitted::Answered) => return Ok(true),
+            Err(ended) => Err(ended),
+        };
+        match admitted {
+            Ok(()) => Ok(false),
+            Err(ended) => respond::end(caller, ctx, ended).await.map(|()| true),
+        }
+    }
+
+    async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let caller = session.as_mut();
+        match attempts::run(caller, ctx).await {
+            Ok(()) => Ok(false),
+            Err(ended) => respond::end(caller, ctx, ended).await.map(|()| false),
+        }
+    }
+
+    /// Never reached: the exchange is our own loop, in `proxy_upstream_filter`.
+    async fn upstream_peer(&self, _: &mut Session, _: &mut Ctx) -> Result<Box<HttpPeer>> {
+        Err(Error::explain(pingora::ErrorType::InternalError, "the exchange loop owns the upstream"))
+    }
+
+    /// Whatever had to be said to the caller has been said by `respond`; here the connection ends.
+    async fn fail_to_proxy(&self, _: &mut Session, _: &Error, _: &mut Ctx) -> FailToProxy {
+        FailToProxy { error_code: 0, can_reuse_downstream: false }
+    }
+
+    /// Pingora's own line would print the path with its query; the access log has all of it.
+    fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &Error) -> bool {
+        true
+    }
+
+    fn request_summary(&self, _: &Session, ctx: &Ctx) -> String {
+        ctx.request_id.to_string()
+    }
+
+    async fn logging(&self, _: &mut Session, _: Option<&Error>, ctx: &mut Ctx) {
+        finish::finish(ctx);
+    }
+}
+
+impl From<crate::error::Rejection> for Ended {
+    fn from(rejection: crate::error::Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}

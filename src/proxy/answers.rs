@@ -1,0 +1,121 @@
+//! What is answered from memory: the root page, liveness, status and the model lists.
+
+use super::context::{Ctx, Ended};
+use super::respond;
+use crate::error::{Kind, Rejection};
+use crate::protocol::path::Endpoint;
+use crate::upstream::Upstream;
+use bytes::Bytes;
+use pingora::protocols::http::ServerSession;
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A client that lists models right after the start waits this long for the first lists at most;
+/// LibreChat gives up after 5 s.
+const FIRST_LISTS: Duration = Duration::from_secs(3);
+
+/// Answers a request for an endpoint that no upstream serves.
+pub(super) async fn answer(
+    caller: &mut ServerSession,
+    ctx: &mut Ctx,
+    endpoint: &Endpoint,
+) -> Result<(), Ended> {
+    let body = match endpoint {
+        Endpoint::Root => text(&root()),
+        Endpoint::Health => Bytes::from_static(br#"{"status":"ok"}"#),
+        Endpoint::Status => text(&status(ctx)),
+        Endpoint::Models => {
+            first_lists(ctx).await;
+            let caller = ctx.caller.clone();
+            let may_use = |model: &str| caller.as_ref().is_some_and(|c| c.models.matches(model));
+            ctx.shared.current.models.load().body(&may_use)
+        }
+        Endpoint::Model(id) => {
+            first_lists(ctx).await;
+            model(ctx, id)?
+        }
+        Endpoint::Inference(_) => {
+            let message = "this path is served by an upstream";
+            return Err(Rejection::new(Kind::Internal, message).into());
+        }
+    };
+    respond::json(caller, ctx, body).await
+}
+
+async fn first_lists(ctx: &mut Ctx) {
+    let waiting =
+        ctx.shared.current.models.wait_first(ctx.snapshot.upstreams.len(), FIRST_LISTS);
+    Ctx::waiting(&mut ctx.waited, waiting).await;
+}
+
+/// One item. A model that the key may not use looks like one that does not exist.
+fn model(ctx: &Ctx, id: &str) -> Result<Bytes, Rejection> {
+    let allowed = ctx.caller.as_ref().is_some_and(|caller| caller.models.matches(id));
+    let item = ctx.shared.current.models.load().item(id).filter(|_| allowed);
+    item.ok_or_else(|| {
+        let message = "there is no such model for this key; see GET /v1/models";
+        Rejection::new(Kind::ModelNotFound, message).param("model")
+    })
+}
+
+fn root() -> Value {
+    json!({
+        "name": "cirque",
+        "version": env!("CARGO_PKG_VERSION"),
+        "routes": [
+            "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages",
+            "/v1/embeddings", "/v1/models", "/v1/models/{id}", "/health", "/status",
+        ],
+        "documentation": "https://platform.openai.com/docs/api-reference",
+    })
+}
+
+fn status(ctx: &Ctx) -> Value {
+    let current = &ctx.shared.current;
+    let snapshot = &ctx.snapshot;
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": current.begun.elapsed().as_secs(),
+        "config": {
+            "generation": snapshot.generation,
+            "hash": snapshot.hash,
+            "loaded_at": moment(snapshot.loaded_at),
+            "last_error": current.last_fault().map(|fault| fault.to_string()),
+            "not_yet": snapshot.not_yet,
+        },
+        "upstreams": snapshot.upstreams.iter().map(|u| upstream(u)).collect::<Vec<_>>(),
+        "you": { "key": ctx.caller.as_ref().map(|caller| &caller.name), "limits": {}, "budget": null },
+        "langfuse": {
+            "state": "off", "backlog": 0, "lag_seconds": null, "sent": 0, "dropped": 0,
+            "last_error": null,
+        },
+    })
+}
+
+/// Until probes and the breaker exist, an upstream counts as healthy while it has an address.
+fn upstream(upstream: &Upstream) -> Value {
+    let healthy = !upstream.live.addresses.load().is_empty();
+    json!({
+        "name": upstream.name,
+        "healthy": healthy,
+        "state": if healthy { "healthy" } else { "unresolved" },
+        "inflight": upstream.live.inflight(),
+        "ewma_ms": upstream.live.ewma_ms(),
+        "quota": {},
+        "last_error": upstream
+            .live
+            .last_error()
+            .map(|error| json!({ "at": moment(error.at), "what": error.what })),
+        "ejected_until": null,
+    })
+}
+
+fn moment(at: SystemTime) -> Option<String> {
+    OffsetDateTime::from(at).format(&Rfc3339).ok()
+}
+
+fn text(value: &Value) -> Bytes {
+    Bytes::from(value.to_string())
+}

@@ -1,0 +1,229 @@
+//! The caller's side of an exchange: what has been said to it, whether it still listens, and every
+//! wait, which is always for the caller too.
+
+use super::clock::{Clock, Due, Expired};
+use super::respond::Signature;
+use crate::protocol::Dialect;
+use crate::protocol::done::DoneFilter;
+use bytes::{Bytes, BytesMut};
+use pingora::ErrorType;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+/// The comment that fills silence; every SSE parser ignores it (WIRE section 8).
+const COMMENT: Bytes = Bytes::from_static(b": keepalive\n\n");
+
+/// Why a wait ended without what it waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interrupted {
+    /// The caller has left.
+    CallerGone,
+    /// A deadline passed.
+    Expired(Expired),
+}
+
+/// The caller, while an exchange runs.
+pub(super) struct Caller<'s> {
+    session: &'s mut ServerSession,
+    signature: Signature,
+    /// Silence after which a comment is due; none for a caller that wants no stream.
+    comment_after: Option<Duration>,
+    /// When the caller last heard from us, or asked.
+    silent_since: Instant,
+    /// Whether what was sent ends between two events, so that a comment may follow.
+    pub(super) between_events: bool,
+    /// Whether the reply's header has been sent.
+    pub(super) begun: bool,
+    /// Whether the caller has left.
+    pub(super) gone: bool,
+    /// Whether the upstream is read to its end for a caller that has left.
+    pub(super) drain: bool,
+    watching: bool,
+    done_filter: Option<DoneFilter>,
+    scratch: BytesMut,
+    /// Reply body bytes written.
+    pub(super) bytes_out: u64,
+    /// Time spent waiting, on the caller and on the upstream.
+    pub(super) waited: Duration,
+}
+
+impl<'s> Caller<'s> {
+    /// A caller that has asked and heard nothing yet.
+    pub(super) fn new(
+        session: &'s mut ServerSession,
+        signature: Signature,
+        dialect: Dialect,
+        comment_after: Option<Duration>,
+    ) -> Self {
+        Self {
+            session,
+            signature,
+            comment_after,
+            silent_since: Instant::now(),
+            between_events: true,
+            begun: false,
+            gone: false,
+            drain: false,
+            watching: true,
+            done_filter: (dialect == Dialect::Messages).then(DoneFilter::new),
+            scratch: BytesMut::new(),
+            bytes_out: 0,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// The request's headers.
+    pub(super) fn request(&self) -> &pingora::http::RequestHeader {
+        self.session.req_header()
+    }
+
+    /// What every reply carries.
+    pub(super) const fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Whether the reply needs `Transfer-Encoding` where it has no length.
+    pub(super) fn is_http11(&self) -> bool {
+        !self.session.is_http2() && self.request().version == http::Version::HTTP_11
+    }
+
+    /// Waits for `work`, for the caller's departure and for the next deadline, whichever is first.
+    /// Comments are sent meanwhile. `work` is dropped when the wait is interrupted.
+    pub(super) async fn until<T>(
+        &mut self,
+        clock: &mut Clock,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Interrupted> {
+        let since = Instant::now();
+        let result = self.until_inner(clock, work).await;
+        self.waited += since.elapsed();
+        result
+    }
+
+    async fn until_inner<T>(
+        &mut self,
+        clock: &mut Clock,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Interrupted> {
+        let mut work = pin!(work);
+        loop {
+            let (at, due) = clock.next(self.comment_due());
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                left = self.session.read_body_or_idle(true), if self.watching => {
+                    self.departed(&left)?;
+                }
+                () = clock.timer(at) => {
+                    if Instant::now() < at {
+                        continue;
+                    }
+                    match due {
+                        Due::Comment => self.comment().await?,
+                        Due::Expired(expired) => return Err(Interrupted::Expired(expired)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn comment_due(&self) -> Option<Instant> {
+        let after = self.comment_after.filter(|_| self.between_events && !self.gone)?;
+        Some(self.silent_since + after)
+    }
+
+    /// The caller's connection said something while a reply is due: it closed, or, where bytes came,
+    /// it pipelines. Pingora drops a pipelined request and closes after this reply, so only the
+    /// watching ends.
+    fn departed(&mut self, left: &pingora::Result<Option<Bytes>>) -> Result<(), Interrupted> {
+        self.watching = false;
+        match left {
+            Ok(_) => Ok(()),
+            Err(error) if *error.etype() == ErrorType::ConnectError => {
+                self.session.set_keepalive(None);
+                Ok(())
+            }
+            Err(_) => self.lost(),
+        }
+    }
+
+    fn lost(&mut self) -> Result<(), Interrupted> {
+        self.gone = true;
+        self.watching = false;
+        if self.drain { Ok(()) } else { Err(Interrupted::CallerGone) }
+    }
+
+    async fn comment(&mut self) -> Result<(), Interrupted> {
+        if !self.begun {
+            let header = self.signature.stream_header(self.is_http11());
+            self.begin(header).await?;
+        }
+        self.write(COMMENT, false).await
+    }
+
+    /// Sends the reply's header.
+    pub(super) async fn begin(&mut self, header: Box<ResponseHeader>) -> Result<(), Interrupted> {
+        self.begun = true;
+        self.silent_since = Instant::now();
+        if self.gone {
+            return Ok(());
+        }
+        match self.session.write_response_header(header).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.lost(),
+        }
+    }
+
+    /// Sends pieces of the reply in one write and empties the list.
+    pub(super) async fn send(&mut self, pieces: &mut Vec<Bytes>) -> Result<(), Interrupted> {
+        if let Some(filter) = &mut self.done_filter {
+            *pieces = pieces.drain(..).flat_map(|piece| filter.push(piece)).collect();
+        }
+        let whole = match pieces.len() {
+            0 => return Ok(()),
+            1 => pieces.pop().unwrap_or_default(),
+            _ => {
+                pieces.drain(..).for_each(|piece| self.scratch.extend_from_slice(&piece));
+                self.scratch.split().freeze()
+            }
+        };
+        if whole.is_empty() {
+            return Ok(());
+        }
+        self.write(whole, false).await
+    }
+
+    /// Ends the reply as a whole one.
+    pub(super) async fn end(&mut self) -> Result<(), Interrupted> {
+        let rest = self.done_filter.as_mut().and_then(DoneFilter::finish).unwrap_or_default();
+        self.write(rest, true).await
+    }
+
+    /// Sends last words and ends the reply.
+    pub(super) async fn end_with(&mut self, last: Bytes) -> Result<(), Interrupted> {
+        if let Some(rest) = self.done_filter.as_mut().and_then(DoneFilter::finish) {
+            self.write(rest, false).await?;
+        }
+        self.write(last, true).await
+    }
+
+    async fn write(&mut self, bytes: Bytes, end: bool) -> Result<(), Interrupted> {
+        if self.gone {
+            return Ok(());
+        }
+        let length = bytes.len() as u64;
+        let since = Instant::now();
+        let written = self.session.write_response_body(bytes, end).await;
+        self.silent_since = Instant::now();
+        self.waited += since.elapsed();
+        match written {
+            Ok(()) => {
+                self.bytes_out += length;
+                Ok(())
+            }
+            Err(_) => self.lost(),
+        }
+    }
+}

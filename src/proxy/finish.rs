@@ -1,0 +1,74 @@
+//! The end of a request, however it came: one record to the metrics and the access log, exactly once.
+
+use super::context::Ctx;
+use crate::protocol::path::Endpoint;
+use crate::protocol::usage::{Cost, CostSource};
+use crate::telemetry::exchange::Exchange;
+use std::time::Instant;
+
+/// Status of a request whose caller left before one was sent (nginx's number for it).
+const CALLER_GONE: u16 = 499;
+/// Longest path and model name kept in a record, in bytes.
+const MAX_TEXT: usize = 256;
+
+/// Writes the record; a second call does nothing.
+pub(super) fn finish(ctx: &mut Ctx) {
+    if std::mem::replace(&mut ctx.recorded, true) {
+        return;
+    }
+    let exchange = record(ctx);
+    ctx.shared.metrics.observe(&exchange);
+    ctx.shared.access_log.write(&exchange);
+}
+
+fn record(ctx: &mut Ctx) -> Exchange {
+    let outcome = std::mem::take(&mut ctx.outcome);
+    let duration = ctx.begun.elapsed();
+    let model = ctx.call.as_mut().map(|call| cut(std::mem::take(&mut call.facts.model)));
+    let label = model.as_deref().unwrap_or_default();
+    let since_begun = |at: Instant| at.saturating_duration_since(ctx.begun);
+    let finish = match (outcome.cancelled, outcome.error_code) {
+        (true, _) => Some("cancelled".to_owned()),
+        (false, Some(_)) if outcome.attempts > 0 => Some("error".to_owned()),
+        (false, _) => outcome.reading.finish,
+    };
+    Exchange {
+        started: ctx.started,
+        request_id: ctx.request_id.clone(),
+        trace_id: ctx.trace_id,
+        client_ip: ctx.client_ip,
+        method: std::mem::take(&mut ctx.method),
+        path: cut(std::mem::take(&mut ctx.path)),
+        route: ctx.endpoint.as_ref().map_or("other", Endpoint::route),
+        status: outcome.status.unwrap_or(CALLER_GONE),
+        key: ctx.caller.as_ref().map(|caller| caller.name.clone()),
+        model_label: ctx.shared.current.model_label(&ctx.snapshot, label),
+        model,
+        upstream: outcome.upstream,
+        attempts: outcome.attempts,
+        stream: ctx.call.as_ref().is_some_and(super::context::Call::stream),
+        bytes_in: outcome.bytes_in,
+        bytes_out: outcome.bytes_out,
+        duration,
+        time_to_first_token: outcome.first_token.map(since_begun),
+        overhead: duration.saturating_sub(ctx.waited),
+        usage: outcome.reading.usage,
+        cost: outcome
+            .reading
+            .upstream_cost_usd
+            .map(|usd| Cost { usd, source: CostSource::Upstream }),
+        session_id: ctx.session_id.take(),
+        error_code: outcome.error_code,
+        finish,
+    }
+}
+
+/// The text, cut at a character's border.
+fn cut(mut text: String) -> String {
+    let mut end = MAX_TEXT.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}

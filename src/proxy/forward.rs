@@ -1,0 +1,193 @@
+//! How a call goes out: a connection to one of the upstream's addresses, and its request built from
+//! an allow-list, with our credential in the place of the caller's.
+
+use super::caller::{Caller, Interrupted};
+use super::clock::Clock;
+use super::context::Call;
+use super::judge::Failure;
+use crate::telemetry::metrics::Outcome;
+use crate::upstream::Upstream;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    USER_AGENT,
+};
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::HttpPeer;
+use std::sync::Arc;
+
+/// Why an attempt did not end in a reply.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// The upstream failed; the next one may do better.
+    Failed(Failure),
+    /// The caller has left.
+    CallerGone,
+}
+
+impl From<Interrupted> for Stopped {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::CallerGone => Self::CallerGone,
+            Interrupted::Expired(expired) => Self::Failed(Failure::expired(expired)),
+        }
+    }
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// A connection to an upstream.
+pub(super) struct Connection {
+    /// The exchange on it.
+    pub(super) session: HttpSession,
+    /// Whether it has served before: then its peer may have closed it meanwhile.
+    pub(super) reused: bool,
+    /// Whether the whole request has been sent.
+    pub(super) request_whole: bool,
+    peer: Arc<HttpPeer>,
+}
+
+impl Connection {
+    /// Whether it speaks HTTP/2.
+    pub(super) const fn is_http2(&self) -> bool {
+        matches!(self.session, HttpSession::H2(_))
+    }
+
+    /// Gives the connection back to the pool, if a whole request and a whole reply went over it.
+    pub(super) async fn release(mut self, connector: &Connector) {
+        if !self.request_whole || !self.session.response_done() {
+            return self.discard(connector).await;
+        }
+        let idle = self.peer.options.idle_timeout;
+        connector.release_http_session(self.session, &*self.peer, idle).await;
+    }
+
+    /// Ends the connection (HTTP/1.1) or its one stream (HTTP/2) at once, so that the upstream
+    /// stops generating.
+    pub(super) async fn discard(mut self, connector: &Connector) {
+        self.session.shutdown().await;
+        if matches!(self.session, HttpSession::H2(_)) {
+            // The connection serves other streams; the connector must learn that this one ended.
+            let idle = self.peer.options.idle_timeout;
+            connector.release_http_session(self.session, &*self.peer, idle).await;
+        }
+    }
+}
+
+/// Connects to the upstream, address by address.
+pub(super) async fn connect(
+    connector: &Connector,
+    upstream: &Upstream,
+    caller: &mut Caller<'_>,
+    clock: &mut Clock,
+) -> Result<Connection, Stopped> {
+    let mut peers = upstream.peers.in_turn();
+    if peers.is_empty() {
+        // Only right after the start: the first name resolution is still under way.
+        let patience = upstream.config.timeouts.connect.0;
+        let resolved = tokio::time::timeout(patience, upstream.live.wait_resolved());
+        let _in_time = caller.until(clock, resolved).await?;
+        peers = upstream.peers.in_turn();
+    }
+    let mut failure = Failure::new(Outcome::ConnectError, "its name has no address");
+    for peer in peers {
+        match caller.until(clock, connector.get_http_session(&*peer)).await? {
+            Ok((session, reused)) => {
+                return Ok(Connection { session, reused, request_whole: false, peer });
+            },
+            Err(error) => failure = Failure::of(&error),
+        }
+    }
+    Err(failure.into())
+}
+
+/// Headers of the caller that every upstream gets.
+static PASSED: [HeaderName; 6] = [
+    ACCEPT,
+    USER_AGENT,
+    HeaderName::from_static("openai-beta"),
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("idempotency-key"),
+];
+/// Headers of the caller that mean something to OpenRouter alone (WIRE section 1).
+static OPENROUTER: [HeaderName; 10] = [
+    HeaderName::from_static("http-referer"),
+    HeaderName::from_static("x-title"),
+    HeaderName::from_static("x-openrouter-title"),
+    HeaderName::from_static("x-openrouter-categories"),
+    HeaderName::from_static("x-openrouter-metadata"),
+    HeaderName::from_static("x-openrouter-experimental-metadata"),
+    HeaderName::from_static("x-openrouter-cache"),
+    HeaderName::from_static("x-openrouter-cache-ttl"),
+    HeaderName::from_static("x-openrouter-cache-clear"),
+    HeaderName::from_static("x-anthropic-beta"),
+];
+/// Headers of the caller that mean something to OpenAI alone; n8n sends an empty one.
+static OPENAI: [HeaderName; 2] = [
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+];
+const SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+
+/// What Anthropic's own API asks for where the caller, an OpenAI client, names none.
+const DEFAULT_ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+
+/// Builds the request header for one upstream. Nothing of the caller's gets in but what is listed,
+/// so its key, its cookies and its framing stay out.
+pub(super) fn request(
+    upstream: &Upstream,
+    call: &Call,
+    session_id: Option<&str>,
+    from: &RequestHeader,
+    length: u64,
+) -> pingora::Result<Box<RequestHeader>> {
+    let base = &upstream.base;
+    let path = format!("{}{}", base.path, call.dialect.path());
+    let mut request = RequestHeader::build("POST", path.as_bytes(), Some(24))?;
+    request.insert_header(HOST, base.authority.clone())?;
+    request.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
+    request.insert_header(CONTENT_LENGTH, HeaderValue::from(length))?;
+    // A compressed reply could not be read for usage and errors; some providers compress streams.
+    request.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
+    let row = upstream.config.provider.row();
+    let openrouter = row.openrouter_headers.then_some(OPENROUTER.iter());
+    let openai = row.openai_headers.then_some(OPENAI.iter());
+    let names = PASSED.iter().chain(openrouter.into_iter().flatten());
+    for name in names.chain(openai.into_iter().flatten()) {
+        if let Some(value) = from.headers.get(name).filter(|value| !value.is_empty()) {
+            request.insert_header(name.clone(), value.clone())?;
+        }
+    }
+    if row.openrouter_headers
+        && let Some(id) = session_id.and_then(|id| HeaderValue::from_str(id).ok())
+    {
+        request.insert_header(SESSION_ID, id)?;
+    }
+    if row.credential == crate::upstream::provider::Credential::XApiKey
+        && !request.headers.contains_key(ANTHROPIC_VERSION)
+    {
+        request.insert_header(ANTHROPIC_VERSION, DEFAULT_ANTHROPIC_VERSION)?;
+    }
+    for (name, value) in &upstream.headers {
+        request.insert_header(name.clone(), value.clone())?;
+    }
+    Ok(Box::new(request))
+}
+
+/// HTTP/2 wants the absolute form, and no `Host` beside it.
+pub(super) fn for_http2(request: &mut RequestHeader, upstream: &Upstream) {
+    let scheme = if upstream.base.tls { "https" } else { "http" };
+    let path = request.uri.path();
+    let absolute = format!("{scheme}://{}{path}", upstream.base.authority_text);
+    if let Ok(uri) = absolute.parse() {
+        request.set_uri(uri);
+        request.remove_header(&HOST);
+    }
+}

@@ -1,0 +1,410 @@
+//! Chapter 4, the reply: held until it has proved good, then forwarded untouched while a copy is read.
+
+use super::caller::{Caller, Interrupted};
+use super::clock::{Clock, Expired};
+use super::context::{Call, Ctx};
+use super::forward::{Connection, Stopped};
+use super::judge::{self, Failure, Judgement};
+use super::respond;
+use crate::error::{Kind, Rejection};
+use crate::protocol::errors;
+use crate::protocol::tap::{PlainTap, StreamTap, error_in_body};
+use crate::telemetry::metrics::{Broken, Outcome};
+use crate::upstream::Upstream;
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue,
+    SERVER, TRANSFER_ENCODING,
+};
+use pingora::http::ResponseHeader;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// A plain reply is held, header included, to its end or this far (DESIGN section 5).
+const HOLD_PLAIN: usize = 64 << 10;
+/// A stream is held to its first token or this far (DESIGN section 5).
+const HOLD_STREAM: usize = 256 << 10;
+/// Pieces of a burst are sent in one write up to this size.
+const BURST: usize = 64 << 10;
+/// How long a stream that has said its last word may keep its connection open.
+const AFTER_THE_END: Duration = Duration::from_secs(1);
+
+/// A reply whose header has come.
+pub(super) struct Reply<'r> {
+    /// Where its body comes from.
+    pub(super) connection: &'r mut Connection,
+    /// Its header.
+    pub(super) header: Box<ResponseHeader>,
+    /// Whose it is.
+    pub(super) upstream: &'r Upstream,
+}
+
+/// How a relayed reply ended.
+#[derive(Debug)]
+pub(super) enum Relayed {
+    /// Whole; the word is for metrics.
+    Whole(Outcome),
+    /// Broken off after it had begun.
+    Broken {
+        /// Why.
+        reason: Broken,
+        /// The error code the caller was told, or would have been.
+        code: &'static str,
+        /// Whether the caller was told in the stream; else its connection is to be cut.
+        in_band: bool,
+    },
+}
+
+/// Whether a reply is an event stream that can be read.
+pub(super) fn is_event_stream(header: &ResponseHeader) -> bool {
+    let kind = header.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let prefix = kind.get(..17).unwrap_or_default();
+    prefix.eq_ignore_ascii_case(b"text/event-stream") && !is_encoded(header)
+}
+
+fn is_encoded(header: &ResponseHeader) -> bool {
+    header.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
+}
+
+/// Reads a body to its end or to [`HOLD_PLAIN`].
+pub(super) async fn hold(
+    caller: &mut Caller<'_>,
+    connection: &mut Connection,
+    clock: &mut Clock,
+) -> Result<Vec<Bytes>, Stopped> {
+    let mut held = Vec::new();
+    let mut bytes = 0;
+    while bytes < HOLD_PLAIN {
+        let read = caller.until(clock, connection.session.read_response_body()).await?;
+        let Some(piece) = read.map_err(|error| Failure::of(&error))? else { break };
+        clock.data_came(Instant::now(), None);
+        bytes += piece.len();
+        held.push(piece);
+    }
+    Ok(held)
+}
+
+/// Relays a reply that is no stream.
+pub(super) async fn plain(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    call: &mut Call,
+    reply: Reply<'_>,
+    clock: &mut Clock,
+    held: Vec<Bytes>,
+) -> Result<Relayed, Stopped> {
+    let mut held = held;
+    if held.is_empty() {
+        held = hold(caller, reply.connection, clock).await?;
+    }
+    let ended = reply.connection.session.response_done();
+    let status = reply.header.status.as_u16();
+    let outcome = match judge::status(status) {
+        Judgement::Good => Outcome::Ok,
+        Judgement::CallersFault | Judgement::Next(_) => Outcome::Status4xx,
+    };
+    if outcome == Outcome::Ok && ended && !is_encoded(&reply.header) {
+        let fault = match held.as_slice() {
+            [whole] => error_in_body(whole),
+            pieces => error_in_body(&pieces.concat()),
+        };
+        if fault.is_some() {
+            return Err(Failure::new(Outcome::ErrorBody, "an error in a 200 reply").into());
+        }
+    }
+    if caller.begun {
+        // The caller asked for a stream and has had a comment; JSON cannot follow.
+        return Err(Failure::new(Outcome::ErrorBody, "no stream where one was asked for").into());
+    }
+    let length = ended.then(|| held.iter().map(Bytes::len).sum());
+    let header = reply_header(caller, ctx, &reply, length);
+    ctx.outcome.status = Some(status);
+    call.body = Bytes::new();
+    let mut tap = PlainTap::new(call.dialect);
+    held.iter().for_each(|piece| tap.push(piece));
+    let sent = forward_plain(caller, reply.connection, clock, (header, held), &mut tap).await;
+    ctx.outcome.reading = tap.finish();
+    match sent {
+        Ok(()) => Ok(Relayed::Whole(outcome)),
+        Err(Stopped::CallerGone) => Err(Stopped::CallerGone),
+        Err(Stopped::Failed(failure)) => {
+            let kind = kind(&failure);
+            Ok(Relayed::Broken { reason: reason(&failure), code: kind.row().code, in_band: false })
+        }
+    }
+}
+
+async fn forward_plain(
+    caller: &mut Caller<'_>,
+    connection: &mut Connection,
+    clock: &mut Clock,
+    (header, mut pieces): (Box<ResponseHeader>, Vec<Bytes>),
+    tap: &mut PlainTap,
+) -> Result<(), Stopped> {
+    caller.begin(header).await?;
+    loop {
+        caller.send(&mut pieces).await?;
+        if connection.session.response_done() {
+            break;
+        }
+        let read = caller.until(clock, connection.session.read_response_body()).await?;
+        let Some(piece) = read.map_err(|error| Failure::of(&error))? else { break };
+        clock.data_came(Instant::now(), None);
+        tap.push(&piece);
+        pieces.push(piece);
+    }
+    Ok(caller.end().await?)
+}
+
+/// How a stream's body ended.
+enum End {
+    /// As HTTP says it should, or because its last word had been said.
+    Clean,
+    /// It fell silent.
+    Stalled,
+    /// Otherwise.
+    Failed(Failure),
+}
+
+/// Relays an event stream.
+pub(super) async fn stream(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    call: &mut Call,
+    reply: Reply<'_>,
+    clock: &mut Clock,
+) -> Result<Relayed, Stopped> {
+    let mut tap = StreamTap::new(call.dialect);
+    let followed = follow(caller, ctx, call, (reply, clock), &mut tap).await;
+    let relayed = match followed {
+        Ok(end) => close(caller, call, &tap, end).await,
+        Err(stopped) => Err(stopped),
+    };
+    ctx.outcome.reading = tap.into_reading();
+    relayed
+}
+
+/// Reads to the stream's end and sends on from the first token. Until then any trouble is a failure
+/// that the next upstream may make good.
+async fn follow(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    call: &mut Call,
+    (reply, clock): (Reply<'_>, &mut Clock),
+    tap: &mut StreamTap,
+) -> Result<End, Stopped> {
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut held = 0;
+    let mut released = false;
+    loop {
+        let tapped = pieces.len();
+        let read = caller.until(clock, reply.connection.session.read_response_body()).await;
+        let end = match read {
+            Ok(Ok(Some(piece))) => take_ready(reply.connection, piece, &mut pieces),
+            Ok(Ok(None)) => Some(End::Clean),
+            Ok(Err(error)) => Some(End::Failed(Failure::of(&error))),
+            Err(Interrupted::CallerGone) => return Err(Stopped::CallerGone),
+            Err(Interrupted::Expired(_)) if tap.is_ended() => Some(End::Clean),
+            Err(Interrupted::Expired(Expired::Idle)) => Some(End::Stalled),
+            Err(Interrupted::Expired(expired)) => Some(End::Failed(Failure::expired(expired))),
+        };
+        for piece in pieces.iter().skip(tapped) {
+            held += piece.len();
+            tap.push(piece);
+        }
+        let now = Instant::now();
+        clock.data_came(now, tap.is_ended().then_some(AFTER_THE_END));
+        if !released {
+            let proved_good = tap.first_token() || tap.is_complete() || held >= HOLD_STREAM;
+            if let Some(failure) = failed_early(tap, proved_good, end.as_ref()) {
+                return Err(failure.into());
+            }
+            if proved_good {
+                released = true;
+                release(caller, ctx, call, &reply).await?;
+            }
+        }
+        if released {
+            if tap.first_token() && ctx.outcome.first_token.is_none() {
+                clock.token_came();
+                ctx.outcome.first_token = Some(now);
+            }
+            caller.between_events = tap.at_boundary();
+            caller.send(&mut pieces).await?;
+        }
+        if let Some(end) = end {
+            return Ok(end);
+        }
+    }
+}
+
+/// The failure of a stream that nothing has been sent of yet.
+fn failed_early(tap: &StreamTap, proved_good: bool, end: Option<&End>) -> Option<Failure> {
+    if tap.fault().is_some() && !tap.first_token() {
+        return Some(Failure::new(Outcome::ErrorBody, "an error before the first token"));
+    }
+    match end {
+        _ if proved_good => None,
+        None => None,
+        Some(End::Clean) => {
+            Some(Failure::new(Outcome::StreamBroken, "the stream ended before its first token"))
+        }
+        Some(End::Stalled) => Some(Failure::expired(Expired::Idle)),
+        Some(End::Failed(failure)) => Some(failure.clone()),
+    }
+}
+
+/// The stream has proved good: from here on it is the caller's, and the body need not be replayed.
+async fn release(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    call: &mut Call,
+    reply: &Reply<'_>,
+) -> Result<(), Interrupted> {
+    call.body = Bytes::new();
+    ctx.outcome.status = Some(200);
+    if caller.begun {
+        return Ok(());
+    }
+    let mut header = reply_header(caller, ctx, reply, None);
+    respond::as_stream(&mut header, caller.is_http11());
+    caller.begin(header).await
+}
+
+/// After one piece, takes what else is ready, so that a burst is one write; never waits.
+fn take_ready(connection: &mut Connection, piece: Bytes, pieces: &mut Vec<Bytes>) -> Option<End> {
+    let mut taken = piece.len();
+    pieces.push(piece);
+    while taken < BURST {
+        let read = pin!(connection.session.read_response_body());
+        match read.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => return None,
+            Poll::Ready(Ok(Some(piece))) => {
+                taken += piece.len();
+                pieces.push(piece);
+            }
+            Poll::Ready(Ok(None)) => return Some(End::Clean),
+            Poll::Ready(Err(error)) => return Some(End::Failed(Failure::of(&error))),
+        }
+    }
+    None
+}
+
+/// Ends a stream that was sent on: as a whole one, or with an error event. Never silently short.
+async fn close(
+    caller: &mut Caller<'_>,
+    call: &Call,
+    tap: &StreamTap,
+    end: End,
+) -> Result<Relayed, Stopped> {
+    if tap.fault().is_some() {
+        // The upstream's own error event went through and is the last word.
+        caller.end().await?;
+        let code = Kind::UpstreamError.row().code;
+        return Ok(Relayed::Broken { reason: Broken::ErrorBody, code, in_band: true });
+    }
+    if tap.is_complete() {
+        caller.end().await?;
+        return Ok(Relayed::Whole(Outcome::Ok));
+    }
+    let (reason, kind) = match &end {
+        End::Clean if tap.garbled() > 0 => (Broken::Garbled, Kind::UpstreamError),
+        End::Clean => (Broken::Truncated, Kind::UpstreamError),
+        End::Stalled => (Broken::Stalled, Kind::UpstreamTimeout),
+        End::Failed(failure) => (reason(failure), kind(failure)),
+    };
+    let message = match kind {
+        Kind::UpstreamTimeout => "the upstream fell silent; the answer above is incomplete",
+        _ => "the upstream broke off; the answer above is incomplete",
+    };
+    let rejection = Rejection::new(kind, message);
+    let last_words = errors::in_band(call.dialect, &rejection, tap.at_boundary());
+    caller.end_with(last_words).await?;
+    Ok(Relayed::Broken { reason, code: kind.row().code, in_band: true })
+}
+
+fn reason(failure: &Failure) -> Broken {
+    if failure.outcome == Outcome::Timeout { Broken::Timeout } else { Broken::Reset }
+}
+
+fn kind(failure: &Failure) -> Kind {
+    if failure.outcome == Outcome::Timeout { Kind::UpstreamTimeout } else { Kind::UpstreamError }
+}
+
+const UPSTREAM: HeaderName = HeaderName::from_static("x-cirque-upstream");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-cirque-attempts");
+
+/// The caller's header of a relayed reply: the upstream's, less what speaks of its own house
+/// (WIRE section 8), signed by us. `length` is known where the whole body is held.
+fn reply_header(
+    caller: &Caller<'_>,
+    ctx: &Ctx,
+    reply: &Reply<'_>,
+    length: Option<usize>,
+) -> Box<ResponseHeader> {
+    let mut header = respond::blank(reply.header.status);
+    for (name, value) in reply.header.headers.iter().filter(|(name, _)| is_passed(name)) {
+        respond::add(&mut header, name.clone(), value.clone());
+    }
+    if let Some(length) = length {
+        respond::set(&mut header, CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if !header.headers.contains_key(CONTENT_LENGTH) && caller.is_http11() {
+        respond::set(&mut header, TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if let Ok(name) = HeaderValue::from_str(&reply.upstream.name) {
+        respond::set(&mut header, UPSTREAM, name);
+    }
+    respond::set(&mut header, ATTEMPTS, HeaderValue::from(ctx.outcome.attempts));
+    caller.signature().sign(&mut header);
+    header
+}
+
+/// Headers of an upstream's reply that stay behind: hop by hop ones, those that would speak for our
+/// host, those of its edge, and limits that are ours with it and not the caller's with us.
+fn is_passed(name: &HeaderName) -> bool {
+    const KEPT_BACK: [&str; 17] = [
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "set-cookie",
+        "alt-svc",
+        "strict-transport-security",
+        "openai-organization",
+        "openai-project",
+        "nel",
+        "report-to",
+        "via",
+        "x-powered-by",
+        "x-request-id",
+        "request-id",
+    ];
+    const FAMILIES: [&str; 4] =
+        ["access-control-", "x-ratelimit-", "anthropic-ratelimit-", "cf-"];
+    let text = name.as_str();
+    *name != CONNECTION
+        && *name != TRANSFER_ENCODING
+        && *name != SERVER
+        && *name != DATE
+        && !KEPT_BACK.contains(&text)
+        && !FAMILIES.iter().any(|family| text.starts_with(family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_the_upstreams_own_house_stay_behind() {
+        for kept in ["set-cookie", "access-control-allow-origin", "cf-ray", "server", "connection"] {
+            assert!(!is_passed(&HeaderName::from_static(kept)), "{kept}");
+        }
+        for passed in ["content-type", "x-generation-id", "retry-after", "openai-processing-ms"] {
+            assert!(is_passed(&HeaderName::from_static(passed)), "{passed}");
+        }
+    }
+}

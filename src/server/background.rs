@@ -1,0 +1,107 @@
+//! What runs beside the requests: background work, signals, and the drain at the end.
+
+use crate::snapshot::Current;
+use crate::snapshot::reload::Reloader;
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::background::{BackgroundService, GenBackgroundService, background_service};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+/// How often a drain looks whether the last request has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Name resolution, model lists, and reload on SIGHUP.
+pub(super) struct Background {
+    reloader: Arc<Reloader>,
+}
+
+impl Background {
+    /// As a Pingora service of one thread.
+    pub(super) fn service(reloader: Arc<Reloader>) -> GenBackgroundService<Self> {
+        let mut service = background_service("background", Self { reloader });
+        service.threads = Some(1);
+        service
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Background {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        self.reloader.start_background();
+        let (Some(mut hangup), Some(mut quit)) =
+            (listen(SignalKind::hangup()), listen(SignalKind::quit()))
+        else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {
+                    // The outcome is in the log, in /status and in the metrics.
+                    let _outcome = self.reloader.run().await;
+                }
+                _ = quit.recv() => {
+                    tracing::warn!("SIGQUIT ignored: hand-over to a new process does not exist yet");
+                }
+                _ = shutdown.changed() => return,
+            }
+        }
+    }
+}
+
+fn listen(kind: SignalKind) -> Option<Signal> {
+    signal(kind)
+        .inspect_err(|error| tracing::error!(%error, "a signal cannot be listened for"))
+        .ok()
+}
+
+/// Ends the process after SIGTERM or SIGINT: first no new requests, then the open ones may finish
+/// within `server.drain`. A second signal ends it at once.
+pub(super) struct DrainOnSignal {
+    current: Arc<Current>,
+}
+
+impl DrainOnSignal {
+    /// A watch over this process.
+    pub(super) const fn new(current: Arc<Current>) -> Self {
+        Self { current }
+    }
+
+    async fn drained(&self) {
+        let deadline = Instant::now() + self.current.pin().config.server.drain.0;
+        while self.current.open() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+        match self.current.open() {
+            0 => tracing::info!("drained"),
+            open => tracing::warn!(open, "drain time is over, open requests are cut"),
+        }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for DrainOnSignal {
+    async fn recv(&self) -> ShutdownSignal {
+        let (Some(mut terminate), Some(mut interrupt)) =
+            (listen(SignalKind::terminate()), listen(SignalKind::interrupt()))
+        else {
+            return std::future::pending().await;
+        };
+        let mut signalled = async || {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = interrupt.recv() => (),
+            }
+        };
+        signalled().await;
+        tracing::info!(open = self.current.open(), "draining");
+        self.current.start_draining();
+        tokio::select! {
+            () = self.drained() => {}
+            () = signalled() => tracing::warn!("second signal, ending at once"),
+        }
+        ShutdownSignal::FastShutdown
+    }
+}

@@ -1,0 +1,92 @@
+//! From a loaded configuration to a snapshot; live state is carried over by name.
+
+use super::Snapshot;
+use super::labels::Labels;
+use crate::auth::{Caller, Keys};
+use crate::config::keys::KeyConfig;
+use crate::config::sections::Config;
+use crate::config::{Loaded, not_yet};
+use crate::cors::Cors;
+use crate::glob::Globs;
+use crate::routing::Route;
+use crate::secret::KeyHash;
+use crate::session::Sessions;
+use crate::upstream::Upstream;
+use crate::upstream::config::UpstreamConfig;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Builds the next snapshot.
+///
+/// # Errors
+/// A text for the operator where a file that the configuration names cannot be used.
+pub(super) fn snapshot(
+    loaded: Loaded,
+    previous: Option<&Snapshot>,
+    now: SystemTime,
+) -> Result<Snapshot, String> {
+    let Loaded { config, hash, .. } = loaded;
+    let upstreams = upstreams(&config, previous)?;
+    let position = |name: &str| upstreams.iter().position(|u| *u.name == *name);
+    let routes = config.routes.iter().map(|route| Route::new(route, position)).collect();
+    Ok(Snapshot {
+        generation: previous.map_or(1, |previous| previous.generation + 1),
+        hash,
+        loaded_at: now,
+        keys: Keys::new(config.keys.iter().flat_map(callers)),
+        cors: Cors::new(&config.cors),
+        sessions: Sessions::new(&config.session),
+        routes,
+        trusted: config.server.trusted_proxies.iter().filter_map(|text| network(text)).collect(),
+        not_yet: not_yet(&config),
+        labels: Labels::of(&config),
+        upstreams,
+        config,
+    })
+}
+
+fn upstreams(config: &Config, previous: Option<&Snapshot>) -> Result<Vec<Arc<Upstream>>, String> {
+    let namesake = |name: &str| {
+        let old = previous?.upstreams.iter().find(|old| *old.name == *name)?;
+        Some(Arc::clone(&old.live))
+    };
+    let build = |upstream: &UpstreamConfig| {
+        let same_host = |old: &Arc<Upstream>| {
+            *old.name == *upstream.name && old.config.base_url == upstream.base_url
+        };
+        let moved = !previous.is_some_and(|p| p.upstreams.iter().any(same_host));
+        let live = namesake(&upstream.name).unwrap_or_default();
+        if moved {
+            // The old host's addresses are not the new one's.
+            live.addresses.store(Arc::default());
+        }
+        Upstream::new(upstream.clone(), live).map(Arc::new)
+    };
+    config.upstreams.iter().map(build).collect()
+}
+
+/// One entry for each of a caller's keys.
+fn callers(key: &KeyConfig) -> Vec<(KeyHash, Arc<Caller>)> {
+    let caller = Arc::new(Caller {
+        name: key.name.as_str().into(),
+        models: Globs::new(&key.models),
+        expires: key.expires.as_deref().and_then(moment),
+    });
+    let secrets = key.secret.iter().chain(&key.secrets);
+    let hashes = secrets.map(|secret| KeyHash::of(secret.expose().as_bytes()));
+    let stored = key.sha256.iter().flat_map(|hashes| hashes.as_slice().iter().copied());
+    hashes.chain(stored).map(|hash| (hash, Arc::clone(&caller))).collect()
+}
+
+fn moment(text: &str) -> Option<SystemTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(SystemTime::from)
+}
+
+/// A network, or one address.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}

@@ -1,0 +1,149 @@
+//! A reload: load, validate, build a whole new snapshot, swap one pointer; on any fault keep the old.
+
+use super::{Current, build, models};
+use crate::config::sections::Config;
+use crate::config::{Env, Source, load};
+use crate::telemetry::log;
+use crate::telemetry::metrics::{Metrics, ReloadOutcome};
+use crate::upstream::dns;
+use hickory_resolver::TokioResolver;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// Reloads the configuration from where it came from; one at a time.
+pub struct Reloader {
+    source: Source,
+    current: Arc<Current>,
+    metrics: Arc<Metrics>,
+    resolver: Option<TokioResolver>,
+    /// Held over a whole reload: two at once would build on the same predecessor.
+    turn: Mutex<()>,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// A new snapshot is live.
+    Applied(u64),
+    /// The configuration is the same; nothing was swapped.
+    Unchanged(u64),
+    /// The old snapshot stays; the faults as text.
+    Rejected(String),
+}
+
+impl Reloader {
+    /// A reloader for this source.
+    pub fn new(source: Source, current: Arc<Current>, metrics: Arc<Metrics>) -> Self {
+        Self { source, current, metrics, resolver: dns::system_resolver(), turn: Mutex::new(()) }
+    }
+
+    /// Reloads now, and starts the background work of what became live.
+    pub async fn run(self: &Arc<Self>) -> Outcome {
+        let this = Arc::clone(self);
+        // Reads files, which may stand on a slow disk.
+        let outcome = tokio::task::spawn_blocking(move || this.reload())
+            .await
+            .unwrap_or_else(|error| Outcome::Rejected(format!("the reload broke off: {error}")));
+        if matches!(outcome, Outcome::Applied(_)) {
+            self.start_background();
+        }
+        outcome
+    }
+
+    fn reload(&self) -> Outcome {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = self.attempt().unwrap_or_else(Outcome::Rejected);
+        match &outcome {
+            Outcome::Applied(generation) => {
+                self.current.last_fault.store(None);
+                self.metrics.config_reload(ReloadOutcome::Applied);
+                self.metrics.config_generation(*generation);
+                tracing::info!(generation, "configuration applied");
+            }
+            Outcome::Unchanged(generation) => {
+                self.current.last_fault.store(None);
+                self.metrics.config_reload(ReloadOutcome::Unchanged);
+                tracing::info!(generation, "configuration unchanged");
+            }
+            Outcome::Rejected(faults) => {
+                self.current.last_fault.store(Some(Arc::new(faults.clone())));
+                self.metrics.config_reload(ReloadOutcome::Rejected);
+                tracing::error!(faults, "configuration rejected, the old one stays");
+            }
+        }
+        outcome
+    }
+
+    fn attempt(&self) -> Result<Outcome, String> {
+        let previous = self.current.pin();
+        let mut loaded =
+            load(&self.source, &Env::from_process()).map_err(|faults| faults.to_string())?;
+        if loaded.generated_key.is_some() {
+            // The key printed at start stays valid: a new one would be seen by nobody.
+            loaded.config.keys.clone_from(&previous.config.keys);
+            loaded.hash.clone_from(&previous.hash);
+        }
+        let has_files = |config: &Config| {
+            config.upstreams.iter().any(|u| u.tls.as_ref().is_some_and(|tls| tls.ca.is_some()))
+        };
+        if loaded.config == previous.config && !has_files(&loaded.config) {
+            return Ok(Outcome::Unchanged(previous.generation));
+        }
+        let restart = needs_restart(&previous.config, &loaded.config);
+        if !restart.is_empty() {
+            return Err(format!("a restart is needed to change {}", restart.join(", ")));
+        }
+        let next = Arc::new(build::snapshot(loaded, Some(&previous), SystemTime::now())?);
+        log::init(&next.config.log);
+        self.current.live.store(Arc::clone(&next));
+        self.current.models.merge(&next);
+        Ok(Outcome::Applied(next.generation))
+    }
+
+    /// Starts the background work of the live snapshot: name resolution and model lists. It ends by
+    /// itself once the snapshot is gone. Call it within a runtime, once for each snapshot.
+    pub fn start_background(&self) {
+        let snapshot = self.current.pin();
+        for upstream in &snapshot.upstreams {
+            let weak = Arc::downgrade(upstream);
+            tokio::spawn(dns::keep_resolved(weak.clone(), self.resolver.clone()));
+            tokio::spawn(models::keep_fresh(Arc::clone(&self.current), weak));
+        }
+        for setting in &snapshot.not_yet {
+            tracing::warn!(setting, "this setting is accepted but has no effect yet");
+        }
+    }
+}
+
+/// Settings that only a new process can change, by path.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (a, b) = (&old.server, &new.server);
+    [
+        ("server.listen", a.listen != b.listen),
+        ("server.threads", a.threads != b.threads),
+        ("server.h2c", a.h2c != b.h2c),
+        ("server.tls", a.tls != b.tls),
+        ("server.upgrade_sock", a.upgrade_sock != b.upgrade_sock),
+        ("admin.listen", old.admin.listen != new.admin.listen),
+        ("log.format", old.log.format != new.log.format),
+    ]
+    .into_iter()
+    .filter_map(|(path, changed)| changed.then_some(path))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_listener_is_named_and_a_changed_key_is_not() {
+        let old = Config::default();
+        let mut new = old.clone();
+        assert!(needs_restart(&old, &new).is_empty());
+        new.server.threads = 7;
+        new.admin.listen = Some("127.0.0.1:1".into());
+        new.limits.auth_failures_per_minute = 1;
+        assert_eq!(needs_restart(&old, &new), ["server.threads", "admin.listen"]);
+    }
+}
