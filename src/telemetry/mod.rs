@@ -3,3 +3,6 @@ pub mod config;
 pub mod exchange;
 mod line;
 pub mod log;
+pub mod metrics;
+#[cfg(test)]
+mod sample;
