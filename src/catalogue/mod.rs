@@ -1,1 +1,124 @@
 //! Which models exist, what they cost and how much they may answer.
+//!
+//! Pure: what an upstream lists comes in as bytes, `GET /v1/models` goes out as bytes. Every item
+//! is written once, when the lists are merged; an answer only joins those that the caller may use.
+
+mod list;
+
+pub use list::{Entry, Prices, UpstreamList};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use list::Model;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const HEAD: &[u8] = br#"{"object":"list","data":["#;
+const TAIL: &[u8] = b"]}";
+
+/// How callers name an upstream's models.
+#[derive(Debug, Clone, Copy)]
+pub struct UpstreamView<'a> {
+    /// Name of the upstream.
+    pub name: &'a str,
+    /// Caller's name to this upstream's name; the `models` of its configuration.
+    pub aliases: &'a BTreeMap<String, String>,
+    /// What callers put before this upstream's names.
+    pub prefix_strip: Option<&'a str>,
+}
+
+/// The models of all upstreams under the names callers use.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    /// In the order of upstreams and of their lists.
+    items: Vec<Arc<Item>>,
+    by_id: BTreeMap<Arc<str>, Arc<Item>>,
+}
+
+#[derive(Debug)]
+struct Item {
+    id: Arc<str>,
+    /// The item as `GET /v1/models/{id}` answers it.
+    json: Bytes,
+    entry: Entry,
+}
+
+impl Catalogue {
+    /// The union of what the upstreams list, in their order; where two offer a model under one
+    /// name the first wins. An alias is listed also when the upstream does not list its model,
+    /// since the configuration promises it.
+    pub fn merge<'a>(
+        lists: impl IntoIterator<Item = (&'a UpstreamView<'a>, &'a UpstreamList)>,
+    ) -> Self {
+        let mut catalogue = Self::default();
+        for (view, list) in lists {
+            // Aliases first: where one bears the name of a model of the same upstream, calls
+            // under that name go to the alias's model.
+            for (name, target) in view.aliases {
+                let unlisted = Model::unlisted(target);
+                let model = list.get(target).unwrap_or(&unlisted);
+                catalogue.add(name, model, view.name);
+            }
+            let prefix = view.prefix_strip.unwrap_or_default();
+            for model in list.models() {
+                catalogue.add(&format!("{prefix}{}", model.id), model, view.name);
+            }
+        }
+        catalogue
+    }
+
+    fn add(&mut self, id: &str, model: &Model, upstream: &str) {
+        if self.by_id.contains_key(id) {
+            return;
+        }
+        let id: Arc<str> = id.into();
+        let json = Bytes::from(model.to_json(&id, upstream));
+        let item = Arc::new(Item { id: Arc::clone(&id), json, entry: model.entry.clone() });
+        self.items.push(Arc::clone(&item));
+        self.by_id.insert(id, item);
+    }
+
+    /// The answer to `GET /v1/models`, with the models that `may_use` allows.
+    pub fn body(&self, may_use: &dyn Fn(&str) -> bool) -> Bytes {
+        let allowed: Vec<&Bytes> =
+            self.items.iter().filter(|item| may_use(&item.id)).map(|item| &item.json).collect();
+        let items: usize = allowed.iter().map(|json| json.len() + 1).sum();
+        let mut body = BytesMut::with_capacity(HEAD.len() + items + TAIL.len());
+        body.put_slice(HEAD);
+        for (index, json) in allowed.into_iter().enumerate() {
+            if index > 0 {
+                body.put_u8(b',');
+            }
+            body.put_slice(json);
+        }
+        body.put_slice(TAIL);
+        body.freeze()
+    }
+
+    /// The answer to `GET /v1/models/{id}`.
+    pub fn item(&self, id: &str) -> Option<Bytes> {
+        self.by_id.get(id).map(|item| item.json.clone())
+    }
+
+    /// What is known of a model.
+    pub fn get(&self, id: &str) -> Option<&Entry> {
+        self.by_id.get(id).map(|item| &item.entry)
+    }
+
+    /// The names callers use, in the order of the list.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.items.iter().map(|item| &*item.id)
+    }
+
+    /// How many models there are.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether no upstream lists anything.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;
