@@ -26,7 +26,7 @@ pub struct Arguments {
     /// What to do; without one, serve.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Configuration file; else $CIRQUE_CONFIG, else conf/gateway.yaml, else the environment alone.
+    /// Configuration file; else `$CIRQUE_CONFIG`, else conf/gateway.yaml, else the environment alone.
     #[arg(short, long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 }

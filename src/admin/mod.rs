@@ -31,9 +31,8 @@ impl Admin {
 
     /// Whether calls can be served: not draining, and an upstream has an address.
     fn is_ready(&self) -> bool {
-        let usable = |upstream: &Arc<crate::upstream::Upstream>| {
-            !upstream.live.addresses.load().is_empty()
-        };
+        let usable =
+            |upstream: &Arc<crate::upstream::Upstream>| !upstream.live.addresses.load().is_empty();
         !self.current.is_draining() && self.current.pin().upstreams.iter().any(usable)
     }
 
@@ -60,7 +59,8 @@ impl ServeHttp for Admin {
         let path = request.uri.path().to_owned();
         let method = request.method.clone();
         let expected = if path == "/reload" { Method::POST } else { Method::GET };
-        let known = matches!(path.as_str(), "/metrics" | "/live" | "/ready" | "/config" | "/reload");
+        let known =
+            matches!(path.as_str(), "/metrics" | "/live" | "/ready" | "/config" | "/reload");
         if known && method != expected && !(expected == Method::GET && method == Method::HEAD) {
             let body = json!({ "error": format!("{path} takes {expected}") });
             let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, &body);

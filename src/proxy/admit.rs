@@ -4,14 +4,14 @@ use super::answers;
 use super::context::{Ctx, Ended};
 use super::respond;
 use crate::error::{Kind, Rejection};
-use crate::ids::{TraceId, parse_traceparent};
+use crate::ids::parse_traceparent;
 use crate::protocol::Dialect;
 use crate::protocol::path::Endpoint;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, ORIGIN};
 use http::{HeaderMap, Method};
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What comes next.
 pub(super) enum Admitted {
@@ -73,16 +73,15 @@ pub(super) async fn admit(caller: &mut ServerSession, ctx: &mut Ctx) -> Result<A
 /// Notes what the request says of itself.
 fn describe(caller: &ServerSession, ctx: &mut Ctx) {
     let request = caller.req_header();
-    ctx.method = request.method.as_str().to_owned();
-    ctx.path = request.uri.path().to_owned();
+    request.method.as_str().clone_into(&mut ctx.method);
+    request.uri.path().clone_into(&mut ctx.path);
     ctx.origin = request.headers.get(ORIGIN).cloned();
-    let peer = caller.client_addr().and_then(|address| address.as_inet()).map(|a| a.ip());
+    let peer = caller.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
     ctx.client_ip = peer.map(|peer| client_ip(peer, &request.headers, &ctx.snapshot.trusted));
     if let Some(header) = request.headers.get("traceparent")
         && let Some((trace, _, _)) = parse_traceparent(header.as_bytes())
     {
-        let joined: TraceId = trace;
-        ctx.trace_id = joined;
+        ctx.trace_id = trace;
     }
 }
 

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// A client that lists models right after the start waits this long for the first lists at most;
-/// LibreChat gives up after 5 s.
+/// `LibreChat` gives up after 5 s.
 const FIRST_LISTS: Duration = Duration::from_secs(3);
 
 /// Answers a request for an endpoint that no upstream serves.
@@ -45,8 +45,7 @@ pub(super) async fn answer(
 }
 
 async fn first_lists(ctx: &mut Ctx) {
-    let waiting =
-        ctx.shared.current.models.wait_first(ctx.snapshot.upstreams.len(), FIRST_LISTS);
+    let waiting = ctx.shared.current.models.wait_first(ctx.snapshot.upstreams.len(), FIRST_LISTS);
     Ctx::waiting(&mut ctx.waited, waiting).await;
 }
 

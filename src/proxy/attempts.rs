@@ -33,7 +33,7 @@ pub(super) async fn run(session: &mut ServerSession, ctx: &mut Ctx) -> Result<()
     let mut caller = Caller::new(session, Signature::of(ctx), call.dialect, comment_after);
     let ended = attempts(&mut caller, ctx, &mut call, &snapshot).await;
     ctx.outcome.bytes_out = caller.bytes_out;
-    ctx.outcome.cancelled |= caller.gone;
+    ctx.outcome.cancelled |= caller.is_gone();
     ctx.waited += caller.waited;
     ctx.call = Some(call);
     ended
@@ -60,7 +60,7 @@ async fn attempts(
             ctx.shared.metrics.failover(from, failure.outcome);
         }
         match attempt(caller, ctx, call, upstream).await {
-            Ok(relayed) => return conclude(ctx, upstream, relayed),
+            Ok(relayed) => return conclude(ctx, upstream, &relayed),
             Err(Stopped::Failed(failure)) => {
                 ctx.shared.metrics.upstream_call(&upstream.name, failure.outcome);
                 upstream.live.failed(failure.what.as_str(), SystemTime::now());
@@ -76,9 +76,9 @@ async fn attempts(
 }
 
 /// What remains once the reply has been relayed, whole or not.
-fn conclude(ctx: &mut Ctx, upstream: &Upstream, relayed: Relayed) -> Result<(), Ended> {
+fn conclude(ctx: &mut Ctx, upstream: &Upstream, relayed: &Relayed) -> Result<(), Ended> {
     let metrics = &ctx.shared.metrics;
-    match relayed {
+    match *relayed {
         Relayed::Whole(outcome) => {
             metrics.upstream_call(&upstream.name, outcome);
             Ok(())
@@ -175,9 +175,8 @@ async fn talk(
 ) -> Result<Box<ResponseHeader>, Stopped> {
     let body = call.body_for(upstream.model_name(&call.facts.model));
     let session_id = ctx.session_id.as_deref();
-    let mut request =
-        forward::request(upstream, call, session_id, caller.request(), body.len())
-            .map_err(|_| Failure::new(Outcome::ErrorBody, "the request could not be built"))?;
+    let mut request = forward::request(upstream, call, session_id, caller.request(), body.len())
+        .map_err(|_| Failure::new(Outcome::ErrorBody, "the request could not be built"))?;
     if connection.is_http2() {
         forward::for_http2(&mut request, upstream);
     }

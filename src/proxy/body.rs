@@ -123,10 +123,13 @@ fn too_slow() -> Rejection {
 
 /// A body that cannot be read to its end: broken framing is the caller's fault, anything else means
 /// that the caller has gone.
+#[expect(clippy::wildcard_enum_match_arm, reason = "Pingora's list is open")]
 fn unreadable(error: &pingora::Error) -> Ended {
     use pingora::ErrorType;
     match error.etype() {
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::H2Error => Ended::CallerGone,
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::H2Error => {
+            Ended::CallerGone
+        }
         ErrorType::ReadTimedout => too_slow().into(),
         _ => Rejection::new(
             Kind::InvalidRequest,

@@ -24,6 +24,17 @@ pub(super) enum Interrupted {
     Expired(Expired),
 }
 
+/// Whether the caller is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    /// It is, and its connection is watched.
+    Watched,
+    /// It is; its connection has said something and is watched no more.
+    Unwatched,
+    /// It has left.
+    Gone,
+}
+
 /// The caller, while an exchange runs.
 pub(super) struct Caller<'s> {
     session: &'s mut ServerSession,
@@ -36,11 +47,9 @@ pub(super) struct Caller<'s> {
     pub(super) between_events: bool,
     /// Whether the reply's header has been sent.
     pub(super) begun: bool,
-    /// Whether the caller has left.
-    pub(super) gone: bool,
+    presence: Presence,
     /// Whether the upstream is read to its end for a caller that has left.
     pub(super) drain: bool,
-    watching: bool,
     done_filter: Option<DoneFilter>,
     scratch: BytesMut,
     /// Reply body bytes written.
@@ -64,14 +73,18 @@ impl<'s> Caller<'s> {
             silent_since: Instant::now(),
             between_events: true,
             begun: false,
-            gone: false,
+            presence: Presence::Watched,
             drain: false,
-            watching: true,
             done_filter: (dialect == Dialect::Messages).then(DoneFilter::new),
             scratch: BytesMut::new(),
             bytes_out: 0,
             waited: Duration::ZERO,
         }
+    }
+
+    /// Whether the caller has left.
+    pub(super) fn is_gone(&self) -> bool {
+        self.presence == Presence::Gone
     }
 
     /// The request's headers.
@@ -113,7 +126,7 @@ impl<'s> Caller<'s> {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                left = self.session.read_body_or_idle(true), if self.watching => {
+                left = self.session.read_body_or_idle(true), if self.presence == Presence::Watched => {
                     self.departed(&left)?;
                 }
                 () = clock.timer(at) => {
@@ -130,7 +143,7 @@ impl<'s> Caller<'s> {
     }
 
     fn comment_due(&self) -> Option<Instant> {
-        let after = self.comment_after.filter(|_| self.between_events && !self.gone)?;
+        let after = self.comment_after.filter(|_| self.between_events && !self.is_gone())?;
         Some(self.silent_since + after)
     }
 
@@ -138,7 +151,7 @@ impl<'s> Caller<'s> {
     /// it pipelines. Pingora drops a pipelined request and closes after this reply, so only the
     /// watching ends.
     fn departed(&mut self, left: &pingora::Result<Option<Bytes>>) -> Result<(), Interrupted> {
-        self.watching = false;
+        self.presence = Presence::Unwatched;
         match left {
             Ok(_) => Ok(()),
             Err(error) if *error.etype() == ErrorType::ConnectError => {
@@ -150,8 +163,7 @@ impl<'s> Caller<'s> {
     }
 
     fn lost(&mut self) -> Result<(), Interrupted> {
-        self.gone = true;
-        self.watching = false;
+        self.presence = Presence::Gone;
         if self.drain { Ok(()) } else { Err(Interrupted::CallerGone) }
     }
 
@@ -167,7 +179,7 @@ impl<'s> Caller<'s> {
     pub(super) async fn begin(&mut self, header: Box<ResponseHeader>) -> Result<(), Interrupted> {
         self.begun = true;
         self.silent_since = Instant::now();
-        if self.gone {
+        if self.is_gone() {
             return Ok(());
         }
         match self.session.write_response_header(header).await {
@@ -210,7 +222,7 @@ impl<'s> Caller<'s> {
     }
 
     async fn write(&mut self, bytes: Bytes, end: bool) -> Result<(), Interrupted> {
-        if self.gone {
+        if self.is_gone() {
             return Ok(());
         }
         let length = bytes.len() as u64;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Why a request ends before its reply was relayed whole.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum Ended {
     /// We answer it ourselves.
     Rejected(Rejection),
     /// The caller has left; nobody is there to answer.
@@ -30,33 +30,34 @@ pub enum Ended {
 }
 
 /// A call for an inference route, read and understood.
-pub struct Call {
+pub(super) struct Call {
     /// Which API it speaks.
-    pub dialect: Dialect,
+    pub(super) dialect: Dialect,
     /// The body as it came in; dropped once it need not be replayed.
-    pub body: Bytes,
+    pub(super) body: Bytes,
     /// What was read from the body.
-    pub facts: RequestFacts,
+    pub(super) facts: RequestFacts,
     /// Position of the route in the snapshot.
-    pub route: usize,
+    pub(super) route: usize,
     /// Whether `response_format` was a session id and is cut.
-    pub strip_response_format: bool,
+    pub(super) strip_response_format: bool,
 }
 
 impl Call {
     /// Whether the caller wants a stream.
-    pub const fn stream(&self) -> bool {
+    pub(super) const fn stream(&self) -> bool {
         self.facts.stream && self.dialect.may_stream()
     }
 
     /// The body as an upstream gets it: its own model name, without what providers refuse.
-    pub fn body_for(&self, model: &str) -> Segments {
+    pub(super) fn body_for(&self, model: &str) -> Segments {
         let mut edits = crate::protocol::edit::Edits::new();
         if model != self.facts.model {
             let name = crate::protocol::edit::json_string(model);
             edits.replace(self.facts.model_span.clone(), name);
         }
-        if let Some(format) = self.facts.response_format.as_ref().filter(|_| self.strip_response_format)
+        if let Some(format) =
+            self.facts.response_format.as_ref().filter(|_| self.strip_response_format)
         {
             edits.replace(format.removal.clone(), Bytes::new());
         }
@@ -69,74 +70,74 @@ impl Call {
 
 /// What is known about the reply, for the record.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Status the caller saw.
-    pub status: Option<u16>,
+    pub(super) status: Option<u16>,
     /// Our error code, where we answered or broke off.
-    pub error_code: Option<&'static str>,
+    pub(super) error_code: Option<&'static str>,
     /// The upstream that answered, or the last one tried.
-    pub upstream: Option<Arc<str>>,
+    pub(super) upstream: Option<Arc<str>>,
     /// Upstream calls begun.
-    pub attempts: u32,
+    pub(super) attempts: u32,
     /// Request body bytes read.
-    pub bytes_in: u64,
+    pub(super) bytes_in: u64,
     /// Reply body bytes written.
-    pub bytes_out: u64,
+    pub(super) bytes_out: u64,
     /// When the first token went to the caller.
-    pub first_token: Option<Instant>,
+    pub(super) first_token: Option<Instant>,
     /// What a copy of the reply told.
-    pub reading: Reading,
+    pub(super) reading: Reading,
     /// Whether the caller left before the end.
-    pub cancelled: bool,
+    pub(super) cancelled: bool,
 }
 
 /// One request.
 pub struct Ctx {
     /// What every request shares.
-    pub shared: Shared,
+    pub(super) shared: Shared,
     /// The configuration this request began with.
-    pub snapshot: Arc<Snapshot>,
+    pub(super) snapshot: Arc<Snapshot>,
     /// Clock of every duration.
-    pub begun: Instant,
+    pub(super) begun: Instant,
     /// Wall clock of the record.
-    pub started: SystemTime,
+    pub(super) started: SystemTime,
     /// Time spent waiting on caller and upstream.
-    pub waited: Duration,
+    pub(super) waited: Duration,
     /// Our id.
-    pub request_id: RequestId,
+    pub(super) request_id: RequestId,
 
     /// The caller's trace, else a new one.
-    pub trace_id: TraceId,
+    pub(super) trace_id: TraceId,
     /// Method as sent.
-    pub method: String,
+    pub(super) method: String,
     /// Path as sent, without its query.
-    pub path: String,
+    pub(super) path: String,
     /// The page that calls, if a browser does.
-    pub origin: Option<HeaderValue>,
+    pub(super) origin: Option<HeaderValue>,
     /// The caller's address.
-    pub client_ip: Option<IpAddr>,
+    pub(super) client_ip: Option<IpAddr>,
     /// The API path.
-    pub endpoint: Option<Endpoint>,
+    pub(super) endpoint: Option<Endpoint>,
     /// Who is calling.
-    pub caller: Option<Arc<Caller>>,
+    pub(super) caller: Option<Arc<Caller>>,
 
     /// The call, once read.
-    pub call: Option<Call>,
+    pub(super) call: Option<Call>,
     /// The conversation.
-    pub session_id: Option<String>,
+    pub(super) session_id: Option<String>,
 
     /// The reply.
-    pub outcome: Outcome,
+    pub(super) outcome: Outcome,
 
     /// Set by `finish`, so that it happens once.
-    pub recorded: bool,
+    pub(super) recorded: bool,
     _open: OpenRequest,
     _inflight: InflightGuard,
 }
 
 impl Ctx {
     /// A request begins: the snapshot is pinned, the clock starts.
-    pub fn new(shared: &Shared) -> Self {
+    pub(super) fn new(shared: &Shared) -> Self {
         Self {
             snapshot: shared.current.pin(),
             begun: Instant::now(),
@@ -161,7 +162,7 @@ impl Ctx {
     }
 
     /// The API a reply must speak.
-    pub fn dialect(&self) -> Option<Dialect> {
+    pub(super) fn dialect(&self) -> Option<Dialect> {
         match self.endpoint {
             Some(Endpoint::Inference(dialect)) => Some(dialect),
             Some(
@@ -176,7 +177,7 @@ impl Ctx {
     }
 
     /// Runs something that waits on the caller or on an upstream, and takes the time off our own.
-    pub async fn waiting<T>(waited: &mut Duration, work: impl Future<Output = T>) -> T {
+    pub(super) async fn waiting<T>(waited: &mut Duration, work: impl Future<Output = T>) -> T {
         let since = Instant::now();
         let result = work.await;
         *waited += since.elapsed();

@@ -77,7 +77,7 @@ impl Edge {
                 () = self.shared.current.drained(), if seen == 0 => return Arrival::Gone,
             };
             match read {
-                Ok(Ok(0)) | Ok(Err(_)) => return Arrival::Gone,
+                Ok(Ok(0) | Err(_)) => return Arrival::Gone,
                 Err(_) if seen == 0 => return Arrival::Gone,
                 Err(_) => return Arrival::Refused(head::too_slow(), buffer),
                 Ok(Ok(_)) => {}

@@ -96,10 +96,13 @@ pub(super) async fn connect(
     }
     let mut failure = Failure::new(Outcome::ConnectError, "its name has no address");
     for peer in peers {
-        match caller.until(clock, connector.get_http_session(&*peer)).await? {
+        // Pingora's future for a new TLS connection is 28 KB; on the heap it is gone once connected
+        // and no open stream has to carry room for it.
+        let connecting = Box::pin(connector.get_http_session(&*peer));
+        match caller.until(clock, connecting).await? {
             Ok((session, reused)) => {
                 return Ok(Connection { session, reused, request_whole: false, peer });
-            },
+            }
             Err(error) => failure = Failure::of(&error),
         }
     }
@@ -129,10 +132,8 @@ static OPENROUTER: [HeaderName; 10] = [
     HeaderName::from_static("x-anthropic-beta"),
 ];
 /// Headers of the caller that mean something to OpenAI alone; n8n sends an empty one.
-static OPENAI: [HeaderName; 2] = [
-    HeaderName::from_static("openai-organization"),
-    HeaderName::from_static("openai-project"),
-];
+static OPENAI: [HeaderName; 2] =
+    [HeaderName::from_static("openai-organization"), HeaderName::from_static("openai-project")];
 const SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 

@@ -143,9 +143,17 @@ mod tests {
 
     #[test]
     fn a_plain_head_passes() {
-        assert_eq!(kind("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"), None);
+        assert_eq!(
+            kind("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"),
+            None
+        );
         assert_eq!(kind("GET / HTTP/1.0\r\n\r\n"), None);
-        assert_eq!(kind("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\nExpect: 100-Continue\r\n\r\n"), None);
+        assert_eq!(
+            kind(
+                "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\nExpect: 100-Continue\r\n\r\n"
+            ),
+            None
+        );
     }
 
     #[test]
@@ -173,21 +181,31 @@ mod tests {
             assert_eq!(kind(&head), Some(Kind::InvalidRequest), "{headers:?}");
         }
         assert_eq!(kind("POST / HTTP/1.1\r\n\r\n"), Some(Kind::InvalidRequest));
-        assert_eq!(kind("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), Some(Kind::InvalidRequest));
+        assert_eq!(
+            kind("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Some(Kind::InvalidRequest)
+        );
         assert_eq!(kind("POST /a b HTTP/1.1\r\nHost: x\r\n\r\n"), Some(Kind::InvalidRequest));
     }
 
     #[test]
     fn too_much_of_anything_is_refused() {
         let many = "A: b\r\n".repeat(300);
-        assert_eq!(kind(&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n")), Some(Kind::HeadersTooLarge));
+        assert_eq!(
+            kind(&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n")),
+            Some(Kind::HeadersTooLarge)
+        );
         let long = "a".repeat(9_000);
-        assert_eq!(kind(&format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n")), Some(Kind::HeadersTooLarge));
+        assert_eq!(
+            kind(&format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n")),
+            Some(Kind::HeadersTooLarge)
+        );
     }
 
     #[test]
     fn what_was_said_is_known_even_of_a_bad_head() {
-        let head = b"GET /v1/models?key=x HTTP/1.1\r\nHost: x\r\nHost: y\r\nOrigin: https://a\r\n\r\n";
+        let head =
+            b"GET /v1/models?key=x HTTP/1.1\r\nHost: x\r\nHost: y\r\nOrigin: https://a\r\n\r\n";
         let said = said(head);
         assert_eq!((said.method.as_str(), said.path.as_str()), ("GET", "/v1/models"));
         assert_eq!(said.origin.as_deref(), Some(&b"https://a"[..]));

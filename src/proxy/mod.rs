@@ -45,11 +45,7 @@ pub struct Shared {
 
 impl Shared {
     /// Shared state around a snapshot.
-    pub fn new(
-        current: Arc<Current>,
-        metrics: Arc<Metrics>,
-        access_log: Arc<AccessLog>,
-    ) -> Self {
+    pub fn new(current: Arc<Current>, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
         let connector = Arc::new(Connector::new(Some(ConnectorOptions::new(IDLE_CONNECTIONS))));
         Self { current, metrics, access_log, connector }
     }
@@ -98,7 +94,10 @@ impl ProxyHttp for Gateway {
 
     /// Never reached: the exchange is our own loop, in `proxy_upstream_filter`.
     async fn upstream_peer(&self, _: &mut Session, _: &mut Ctx) -> Result<Box<HttpPeer>> {
-        Err(Error::explain(pingora::ErrorType::InternalError, "the exchange loop owns the upstream"))
+        Err(Error::explain(
+            pingora::ErrorType::InternalError,
+            "the exchange loop owns the upstream",
+        ))
     }
 
     /// Whatever had to be said to the caller has been said by `respond`; here the connection ends.

@@ -122,7 +122,9 @@ pub(super) async fn plain(
     ctx.outcome.status = Some(status);
     call.body = Bytes::new();
     let mut tap = PlainTap::new(call.dialect);
-    held.iter().for_each(|piece| tap.push(piece));
+    for piece in &held {
+        tap.push(piece);
+    }
     let sent = forward_plain(caller, reply.connection, clock, (header, held), &mut tap).await;
     ctx.outcome.reading = tap.finish();
     match sent {
@@ -314,9 +316,10 @@ async fn close(
         End::Stalled => (Broken::Stalled, Kind::UpstreamTimeout),
         End::Failed(failure) => (reason(failure), kind(failure)),
     };
-    let message = match kind {
-        Kind::UpstreamTimeout => "the upstream fell silent; the answer above is incomplete",
-        _ => "the upstream broke off; the answer above is incomplete",
+    let message = if kind == Kind::UpstreamTimeout {
+        "the upstream fell silent; the answer above is incomplete"
+    } else {
+        "the upstream broke off; the answer above is incomplete"
     };
     let rejection = Rejection::new(kind, message);
     let last_words = errors::in_band(call.dialect, &rejection, tap.at_boundary());
@@ -383,8 +386,7 @@ fn is_passed(name: &HeaderName) -> bool {
         "x-request-id",
         "request-id",
     ];
-    const FAMILIES: [&str; 4] =
-        ["access-control-", "x-ratelimit-", "anthropic-ratelimit-", "cf-"];
+    const FAMILIES: [&str; 4] = ["access-control-", "x-ratelimit-", "anthropic-ratelimit-", "cf-"];
     let text = name.as_str();
     *name != CONNECTION
         && *name != TRANSFER_ENCODING
@@ -400,7 +402,8 @@ mod tests {
 
     #[test]
     fn headers_of_the_upstreams_own_house_stay_behind() {
-        for kept in ["set-cookie", "access-control-allow-origin", "cf-ray", "server", "connection"] {
+        for kept in ["set-cookie", "access-control-allow-origin", "cf-ray", "server", "connection"]
+        {
             assert!(!is_passed(&HeaderName::from_static(kept)), "{kept}");
         }
         for passed in ["content-type", "x-generation-id", "retry-after", "openai-processing-ms"] {

@@ -27,7 +27,7 @@ const DRAIN_FIRST: u64 = 64 << 10;
 const LINGER_BYTES: u64 = 8 << 20;
 const LINGER: Duration = Duration::from_secs(2);
 /// A caller who does not take a reply for so long is gone; it would hold its upstream for ever.
-const WRITE_STALL: Duration = Duration::from_secs(60);
+const WRITE_STALL: Duration = Duration::from_mins(1);
 
 /// What every reply of one request carries: its id, and what CORS grants.
 pub(super) struct Signature {

@@ -73,7 +73,8 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
 
 /// Tries the certificate and the key together: Pingora would panic on a pair that does not fit.
 pub(super) fn check_certificate(cert: &Path, key: &Path) -> Result<(), String> {
-    let unusable = |why: &str| format!("server.tls: {} and {}: {why}", cert.display(), key.display());
+    let unusable =
+        |why: &str| format!("server.tls: {} and {}: {why}", cert.display(), key.display());
     let loaded = load_certs_and_key_files(&cert.to_string_lossy(), &key.to_string_lossy());
     let Ok(Some((certificates, key))) = loaded else {
         return Err(unusable("not a certificate and its key in PEM"));

@@ -16,6 +16,7 @@ use crate::snapshot::reload::Reloader;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use crate::units::OneOrMany;
 use background::{Background, DrainOnSignal};
 use listeners::{Bound, Listening};
 use pingora::apps::ServerApp;
@@ -106,8 +107,7 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision());
     metrics.config_generation(1);
     let access_log = Arc::new(AccessLog::start(config.log.format));
-    let reloader =
-        Arc::new(Reloader::new(source, Arc::clone(&current), Arc::clone(&metrics)));
+    let reloader = Arc::new(Reloader::new(source, Arc::clone(&current), Arc::clone(&metrics)));
     let shared = Shared::new(Arc::clone(&current), metrics, Arc::clone(&access_log));
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(&config.server));
     let edge = Edge::new(shared.clone(), config.server.h2c, &server.configuration);
@@ -143,7 +143,7 @@ fn announce(data: &[SocketAddr], admin: SocketAddr, banner: Option<&str>) {
 /// Binds every listener before anything starts: a taken port ends the process with a clear text and
 /// no panic, and port 0 is known at once.
 fn bind(config: &Config) -> Result<(Vec<Bound>, Bound), String> {
-    let data = config.server.listen.as_ref().map(|listen| listen.as_slice()).unwrap_or_default();
+    let data = config.server.listen.as_ref().map(OneOrMany::as_slice).unwrap_or_default();
     let data = data.iter().map(|address| Bound::to(address)).collect::<Result<_, _>>()?;
     let admin = Bound::to(config.admin.listen.as_deref().unwrap_or("127.0.0.1:9090"))?;
     Ok((data, admin))
@@ -174,7 +174,11 @@ fn service<A: ServerApp + Send + Sync + 'static>(
     Listening::new(service, bound)
 }
 
-fn data_service(edge: Edge, bound: Vec<Bound>, server: &ServerConfig) -> Result<Listening<Edge>, ()> {
+fn data_service(
+    edge: Edge,
+    bound: Vec<Bound>,
+    server: &ServerConfig,
+) -> Result<Listening<Edge>, ()> {
     let Some(tls) = &server.tls else { return Ok(service("data", edge, bound, None)) };
     let mut service = Service::new("data".to_owned(), edge);
     let (cert, key) = (tls.cert.to_string_lossy(), tls.key.to_string_lossy());

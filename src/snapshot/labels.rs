@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 /// Bounded by what the configuration names.
 #[derive(Debug, Default)]
-pub struct Labels(HashSet<Arc<str>>);
+pub(super) struct Labels(HashSet<Arc<str>>);
 
 impl Labels {
     /// Names that stand literally in routes, prices or an upstream's map.
-    pub fn of(config: &Config) -> Self {
-        let routes =
-            config.routes.iter().flat_map(|r| r.models.iter().chain(&r.fallback_models));
+    pub(super) fn of(config: &Config) -> Self {
+        let routes = config.routes.iter().flat_map(|r| r.models.iter().chain(&r.fallback_models));
         let maps = config.upstreams.iter().flat_map(|u| u.models.keys());
         let named = routes.chain(config.prices.keys()).chain(maps);
         Self(
@@ -24,17 +23,17 @@ impl Labels {
     }
 
     /// Any names.
-    pub fn from_names<'n>(names: impl Iterator<Item = &'n str>) -> Self {
+    pub(super) fn from_names<'n>(names: impl Iterator<Item = &'n str>) -> Self {
         Self(names.map(Arc::from).collect())
     }
 
     /// The name as a label, if it may be one.
-    pub fn get(&self, model: &str) -> Option<Arc<str>> {
+    pub(super) fn get(&self, model: &str) -> Option<Arc<str>> {
         self.0.get(model).cloned()
     }
 
     /// The label of every other model.
-    pub fn other() -> Arc<str> {
+    pub(super) fn other() -> Arc<str> {
         static OTHER: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "other".into());
         Arc::clone(&OTHER)
     }

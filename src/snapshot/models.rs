@@ -13,8 +13,8 @@ use tokio::sync::watch;
 
 /// Between two fetches of one upstream's list; providers add models about daily.
 const REFRESH: Duration = Duration::from_mins(5);
-/// After a failed fetch.
-const RETRY: Duration = Duration::from_secs(10);
+/// After a failed fetch; doubles up to [`REFRESH`].
+const RETRY: Duration = Duration::from_secs(1);
 /// For one fetch, its body included. OpenRouter's whole list is under 1 MiB.
 const FETCH: Duration = Duration::from_secs(20);
 /// A longer list is no list.
@@ -107,6 +107,7 @@ fn view(upstream: &Upstream) -> UpstreamView<'_> {
 pub async fn keep_fresh(current: Arc<Current>, upstream: Weak<Upstream>) {
     let mut client = None;
     let mut first = true;
+    let mut retry = RETRY;
     loop {
         let Some(target) = upstream.upgrade() else { return };
         if client.is_none() {
@@ -120,11 +121,14 @@ pub async fn keep_fresh(current: Arc<Current>, upstream: Weak<Upstream>) {
             Ok(list) => {
                 current.models.store(&target, list);
                 current.models.merge(&current.pin());
+                retry = RETRY;
                 REFRESH
             }
             Err(problem) => {
                 tracing::warn!(upstream = %target.name, problem, "model list not fetched");
-                RETRY
+                let wait = retry;
+                retry = (retry * 2).min(REFRESH);
+                wait
             }
         };
         drop(target);
@@ -147,8 +151,7 @@ async fn fetch(client: &reqwest::Client, upstream: &Upstream) -> Result<Upstream
     for (name, value) in &upstream.headers {
         request = request.header(name, value);
     }
-    let mut reply =
-        request.send().await.map_err(|error| error.without_url().to_string())?;
+    let mut reply = request.send().await.map_err(|error| error.without_url().to_string())?;
     if !reply.status().is_success() {
         return Err(format!("status {}", reply.status().as_u16()));
     }
