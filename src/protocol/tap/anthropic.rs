@@ -2,7 +2,7 @@
 
 use super::fault::ErrorValue;
 use super::produced::Produced;
-use super::{Notes, UpstreamFault};
+use super::{Notes, Progress, UpstreamFault};
 use crate::protocol::lenient::{Lenient, Word, read, read_document, skip};
 use crate::protocol::usage::AnthropicCounts;
 use serde::de::MapAccess;
@@ -56,12 +56,12 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     if kind == "error" {
         notes.fault(Some(UpstreamFault::unnamed()));
     }
-    let is_complete = notes.is_complete || kind == "message_stop";
+    let progress = if kind == "message_stop" { Progress::Ended } else { notes.progress };
     message.reply.stop_reason.0 = message.delta.stop_reason.0;
     message.reply.counts.merge(&message.counts);
     message.reply.note(notes);
     // A stop reason is not the end here: `message_stop` is.
-    notes.is_complete = is_complete;
+    notes.progress = progress;
     Ok(())
 }
 

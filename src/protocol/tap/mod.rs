@@ -40,12 +40,24 @@ pub struct StreamTap {
     notes: Notes,
 }
 
+/// How far a stream has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    /// A clean end here would be a truncation.
+    #[default]
+    Open,
+    /// The answer is whole; usage may still follow.
+    Complete,
+    /// Nothing more is to come.
+    Ended,
+}
+
 /// What has been read so far.
 #[derive(Debug, Default)]
 struct Notes {
     reading: Reading,
     has_token: bool,
-    is_complete: bool,
+    progress: Progress,
     garbled: u64,
     produced_bytes: u64,
     /// Anthropic's counts, whose parts come in several events.
@@ -77,7 +89,14 @@ impl StreamTap {
     /// last event, `message_stop`. A clean end of the connection without it is a truncation.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.notes.is_complete
+        self.notes.progress >= Progress::Complete
+    }
+
+    /// Whether nothing more is to come: `[DONE]`, or the event that ends the dialect's streams. A
+    /// finish reason is not the end, since usage may follow it.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.notes.progress == Progress::Ended
     }
 
     /// The error the stream carried.
@@ -123,7 +142,9 @@ impl Notes {
         let data = event.data.trim_ascii();
         if data.starts_with(b"[DONE]") {
             // The other dialects end by an event of their own; OpenRouter adds this one to them.
-            self.is_complete |= matches!(dialect, Dialect::Chat | Dialect::Completions);
+            if matches!(dialect, Dialect::Chat | Dialect::Completions) {
+                self.progress = Progress::Ended;
+            }
             return;
         }
         let read = match dialect {
@@ -156,7 +177,7 @@ impl Notes {
             None => {}
             Some("error") => self.fault(Some(UpstreamFault::unnamed())),
             Some(_) => {
-                self.is_complete = true;
+                self.progress = self.progress.max(Progress::Complete);
                 if self.reading.fault.is_none() {
                     self.reading.finish = finish;
                 }

@@ -2,7 +2,7 @@
 
 use super::fault::ErrorValue;
 use super::produced::Produced;
-use super::{Notes, UpstreamFault};
+use super::{Notes, Progress, UpstreamFault};
 use crate::protocol::lenient::{Lenient, Word, read, read_document, skip};
 use crate::protocol::usage::OpenAiCounts;
 use serde::de::MapAccess;
@@ -60,8 +60,9 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     if matches!(kind, "error" | "response.error") {
         notes.fault(message.bare.fault().or_else(|| Some(UpstreamFault::unnamed())));
     }
-    notes.is_complete |=
-        matches!(kind, "response.completed" | "response.incomplete" | "response.failed");
+    if matches!(kind, "response.completed" | "response.incomplete" | "response.failed") {
+        notes.progress = Progress::Ended;
+    }
     message.response.note(notes);
     Ok(())
 }

@@ -213,7 +213,11 @@ fn the_end_of_each_dialect_is_its_own() {
     assert!(!done(Dialect::Messages) && !done(Dialect::Responses));
     let delta = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#;
     assert!(!read_events(Dialect::Messages, &[delta]).is_complete());
-    assert!(read_events(Dialect::Messages, &[delta, r#"{"type":"message_stop"}"#]).is_complete());
+    assert!(read_events(Dialect::Messages, &[delta, r#"{"type":"message_stop"}"#]).is_ended());
+    let finished = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    let tap = read_events(Dialect::Chat, &[finished]);
+    assert!(tap.is_complete() && !tap.is_ended());
+    assert!(read_events(Dialect::Chat, &[finished, "[DONE]"]).is_ended());
 }
 
 #[test]
