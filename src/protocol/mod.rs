@@ -1,8 +1,10 @@
 //! The wire: paths, request bodies, event streams, usage and errors, without any I/O.
 
+pub mod done;
 pub mod edit;
 pub mod errors;
 pub mod path;
+pub mod sse;
 pub mod usage;
 
 /// A wire format for inference; a call keeps its dialect from the caller to the upstream.
