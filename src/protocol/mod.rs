@@ -4,6 +4,7 @@ pub mod done;
 pub mod edit;
 pub mod errors;
 pub mod path;
+pub mod request;
 pub mod sse;
 pub mod usage;
 

@@ -1,0 +1,102 @@
+//! What a request body asks for, read in one pass that never builds a tree.
+
+mod faults;
+mod members;
+mod others;
+mod reader;
+mod required;
+mod scan;
+mod values;
+
+use super::Dialect;
+use crate::error::{Kind, Rejection};
+use reader::Reader;
+use scan::Scan;
+use std::ops::Range;
+
+/// The few fields of a request that decide anything here, and where in the body they stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestFacts {
+    /// The model asked for, escapes decoded.
+    pub model: String,
+    /// Its JSON string token in the body, quotes included.
+    pub model_span: Range<usize>,
+    /// Whether a stream is wanted.
+    pub stream: bool,
+    /// The value of `stream_options`, an object or null.
+    pub stream_options_span: Option<Range<usize>>,
+    /// The value of `stream_options.include_usage`, where it is there.
+    pub include_usage_span: Option<Range<usize>>,
+    /// Whether `stream_options.include_usage` is true.
+    pub include_usage: bool,
+    /// The most output tokens of one choice, in the dialect's own fields; the larger of two.
+    pub max_output_tokens: Option<u64>,
+    /// How many answers are generated and paid for: the larger of `n` and `best_of`, else 1.
+    pub choices: u64,
+    /// The end user, as the body's `user` names it.
+    pub user: Option<String>,
+    /// The conversation, as the body's `session_id` names it.
+    pub session_id: Option<String>,
+    /// The conversation, as `metadata.session_id` names it.
+    pub metadata_session_id: Option<String>,
+    /// `response_format`, or on `/responses` first of all `text.format`.
+    pub response_format: Option<ResponseFormat>,
+    /// Every model the body names besides `model`, patterns included: in `models`, in `fallbacks`,
+    /// and in the entries of `tools` and `plugins` (their `model`, `models`, `…_model`, `…_models`
+    /// and `preset`, which may stand under `parameters`).
+    pub other_models: Vec<String>,
+    /// The `preset` that may choose a model at the upstream.
+    pub preset: Option<String>,
+    /// Just after the opening brace: where a member may be inserted.
+    pub object_start: usize,
+}
+
+/// The format asked for, which may be a session id in disguise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseFormat {
+    /// Its `type`.
+    pub kind: Option<String>,
+    /// What to cut so that it is gone and the body stays valid JSON.
+    pub removal: Range<usize>,
+}
+
+/// Reads a request body.
+///
+/// # Errors
+///
+/// `invalid_json` where it is not one JSON object in UTF-8, at most 128 levels deep; `duplicate_key`
+/// where a name stands twice at the top or in an object that is read here; `invalid_request`, naming
+/// the field, where the dialect's required fields are missing or one of these facts is malformed.
+/// Messages give byte offsets and never repeat what the body says.
+pub fn read(body: &[u8], dialect: Dialect) -> Result<RequestFacts, Rejection> {
+    let text = utf8(body)?;
+    let mut scan = Scan::new(text);
+    let found = match scan.peek() {
+        Some(b'{') => return Reader::new(scan, dialect).read(),
+        None => "empty",
+        Some(b'[') => "a JSON array",
+        Some(b'"') => "a JSON string",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        Some(_) => "not JSON",
+    };
+    Err(invalid(format!("The body is {found}. Send one JSON object.")))
+}
+
+fn utf8(body: &[u8]) -> Result<&str, Rejection> {
+    if body.starts_with(b"\xef\xbb\xbf") {
+        return Err(invalid("The body begins with a byte order mark. Send UTF-8 without one."));
+    }
+    std::str::from_utf8(body).map_err(|fault| {
+        let at = fault.valid_up_to();
+        invalid(format!("The body is not valid UTF-8 at byte {at}. Send one JSON object in UTF-8."))
+    })
+}
+
+fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Rejection {
+    Rejection::new(Kind::InvalidJson, message)
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

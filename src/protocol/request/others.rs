@@ -1,0 +1,96 @@
+//! Which models a body names besides `model`: all of them must be allowed, wherever they hide.
+
+use super::reader::{Reader, Step};
+use super::scan::Value;
+
+/// Most further models one body may name; OpenRouter itself takes a handful.
+const MAX_OTHER_MODELS: usize = 64;
+
+impl Reader<'_> {
+    /// Reads `models` or `fallbacks`: a name, or an array of names and of objects with a `model`.
+    pub(super) fn models(&mut self, field: &'static str) -> Step {
+        if self.scan.peek() != Some(b'[') {
+            return self.other_model(field, 1, true);
+        }
+        let mut items = self.scan.enter_array(1)?;
+        while self.scan.next_item(&mut items)? {
+            if self.scan.peek() != Some(b'{') {
+                self.other_model(field, 2, true)?;
+                continue;
+            }
+            let mut members = self.scan.enter_object(2)?;
+            while let Some(member) = self.next(&mut members, Some(field))? {
+                if member.name == "model" {
+                    self.other_model(field, 3, true)?;
+                } else {
+                    self.skip(3)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `tools` or `plugins` for the models that OpenRouter's own ones (auto-router, fusion,
+    /// advisor, image generation) and Anthropic's advisor name.
+    pub(super) fn entries(&mut self, field: &'static str) -> Step {
+        if self.scan.peek() != Some(b'[') {
+            return self.skip(1);
+        }
+        let mut items = self.scan.enter_array(1)?;
+        while self.scan.next_item(&mut items)? {
+            self.entry(field, 2)?;
+        }
+        Ok(())
+    }
+
+    /// A JSON schema stands under `parameters` too, but there no member of these names is text.
+    fn entry(&mut self, field: &'static str, depth: usize) -> Step {
+        if self.scan.peek() != Some(b'{') {
+            return self.skip(depth);
+        }
+        let mut members = self.scan.enter_loosely(depth)?;
+        while let Some(member) = self.next(&mut members, Some(field))? {
+            let name = &*member.name;
+            if name == "parameters" && depth == 2 {
+                self.entry(field, depth + 1)?;
+            } else if !is_model_field(name) {
+                self.skip(depth + 1)?;
+            } else if self.scan.peek() == Some(b'[') {
+                let mut items = self.scan.enter_array(depth + 1)?;
+                while self.scan.next_item(&mut items)? {
+                    self.other_model(field, depth + 2, false)?;
+                }
+            } else {
+                self.other_model(field, depth + 1, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one further model; what is no text is refused where only text has a meaning.
+    fn other_model(&mut self, field: &'static str, depth: usize, is_strict: bool) -> Step {
+        match self.scan.value(depth)? {
+            Value::Text(token) => {
+                let name = self.name(token, field)?;
+                if self.facts.other_models.len() < MAX_OTHER_MODELS {
+                    self.facts.other_models.extend(name);
+                } else {
+                    self.refuse(field, format!("`{field}` names more than 64 models."));
+                }
+            }
+            Value::Null => {}
+            Value::Bool(_) | Value::Number(_) | Value::Array { .. } | Value::Object => {
+                if is_strict {
+                    self.refuse(field, format!("`{field}` must hold model names."));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_model_field(name: &str) -> bool {
+    matches!(name, "model" | "models" | "preset")
+        || name.ends_with("_model")
+        || name.ends_with("_models")
+}
