@@ -1,11 +1,14 @@
 //! The wire: paths, request bodies, event streams, usage and errors, without any I/O.
 
+mod lenient;
+
 pub mod done;
 pub mod edit;
 pub mod errors;
 pub mod path;
 pub mod request;
 pub mod sse;
+pub mod tap;
 pub mod usage;
 
 /// A wire format for inference; a call keeps its dialect from the caller to the upstream.

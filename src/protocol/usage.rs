@@ -1,5 +1,8 @@
 //! Token counts and money as the upstream reports them, in disjoint buckets.
 
+use super::lenient::{Amount, Count, Flag, Lenient, read, skip};
+use serde::de::MapAccess;
+
 /// Tokens of one call in disjoint buckets, and the upstream's own totals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -52,5 +55,305 @@ impl CostSource {
             Self::Estimate => "estimate",
             Self::None => "none",
         }
+    }
+}
+
+/// xAI's unit of cost: this many are one US dollar (docs.x.ai, cost tracking).
+const TICKS_PER_USD: f64 = 1e10;
+
+/// A `usage` object of OpenAI's dialects: `prompt_tokens` is `input_tokens` on `/responses`, and so
+/// on, with the details that providers add.
+#[derive(Debug, Default)]
+pub(super) struct OpenAiCounts {
+    input: Count,
+    output: Count,
+    total: Count,
+    cached: Count,
+    reasoning: Count,
+    money: Money,
+}
+
+/// Anthropic's `usage`, which comes in parts over a stream: what each part says is cumulative.
+#[derive(Debug, Default, Clone)]
+pub(super) struct AnthropicCounts {
+    input: Count,
+    cache_read: Count,
+    cache_write: Count,
+    output: Count,
+    money: Money,
+}
+
+/// What a `usage` object says about money.
+#[derive(Debug, Default, Clone)]
+struct Money {
+    cost: Amount,
+    ticks: Amount,
+    is_byok: Flag,
+    details: CostDetails,
+}
+
+#[derive(Debug, Default, Clone)]
+struct CostDetails {
+    upstream: Amount,
+}
+
+struct Cached<'c>(&'c mut Count);
+
+struct Reasoning<'c>(&'c mut Count);
+
+impl OpenAiCounts {
+    /// The counts, once there is any.
+    ///
+    /// The output is the larger of the output named and the total less the input, since xAI leaves
+    /// reasoning out of `completion_tokens` and the others leave it in.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let Self { input, output, total, .. } = self;
+        let named = input.0.or(output.0).or(total.0);
+        named?;
+        let total = total.0.unwrap_or_default();
+        let output = output.0.unwrap_or_default();
+        let input_total = input.0.unwrap_or_else(|| total.saturating_sub(output));
+        let output_total = output.max(total.saturating_sub(input_total));
+        let cached_input = self.cached.0.unwrap_or_default().min(input_total);
+        let reasoning = self.reasoning.0.unwrap_or_default().min(output_total);
+        Some(Usage {
+            input: input_total - cached_input,
+            cached_input,
+            output: output_total - reasoning,
+            reasoning,
+            input_total,
+            output_total,
+        })
+    }
+
+    /// US dollars in all, where the upstream says so.
+    pub(super) fn cost_usd(&self) -> Option<f64> {
+        self.money.usd()
+    }
+}
+
+impl AnthropicCounts {
+    /// Takes over what a later part of the stream says.
+    pub(super) fn merge(&mut self, later: &Self) {
+        let Self { input, cache_read, cache_write, output, money } = later;
+        self.input.0 = input.0.or(self.input.0);
+        self.cache_read.0 = cache_read.0.or(self.cache_read.0);
+        self.cache_write.0 = cache_write.0.or(self.cache_write.0);
+        self.output.0 = output.0.or(self.output.0);
+        if money.usd().is_some() {
+            self.money = money.clone();
+        }
+    }
+
+    /// The counts, once there is any. `input_tokens` leaves out what the cache gave and took;
+    /// reasoning is not told apart.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let Self { input, cache_read, cache_write, output, .. } = self;
+        let named = input.0.or(cache_read.0).or(cache_write.0).or(output.0);
+        named?;
+        let uncached = input.0.unwrap_or_default();
+        let input = uncached.saturating_add(cache_write.0.unwrap_or_default());
+        let cached_input = cache_read.0.unwrap_or_default();
+        let output = output.0.unwrap_or_default();
+        Some(Usage {
+            input,
+            cached_input,
+            output,
+            reasoning: 0,
+            input_total: input.saturating_add(cached_input),
+            output_total: output,
+        })
+    }
+
+    /// US dollars in all, where the upstream says so.
+    pub(super) fn cost_usd(&self) -> Option<f64> {
+        self.money.usd()
+    }
+}
+
+impl Money {
+    /// With one's own key at the provider (`is_byok`), `cost` is OpenRouter's fee alone and the
+    /// provider bills the rest; without, both figures are the same money.
+    fn usd(&self) -> Option<f64> {
+        let cost = self.cost.0.or_else(|| self.ticks.0.map(|ticks| ticks / TICKS_PER_USD));
+        match self.details.upstream.0 {
+            Some(upstream) if self.is_byok.0 => Some(cost.unwrap_or_default() + upstream),
+            Some(_) | None => cost,
+        }
+    }
+
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "cost" => read(map, &mut self.cost),
+            "cost_in_usd_ticks" => read(map, &mut self.ticks),
+            "is_byok" => read(map, &mut self.is_byok),
+            "cost_details" => read(map, &mut self.details),
+            _ => skip(map),
+        }
+    }
+}
+
+impl Lenient for OpenAiCounts {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "prompt_tokens" | "input_tokens" => read(map, &mut self.input),
+            "completion_tokens" | "output_tokens" => read(map, &mut self.output),
+            "total_tokens" => read(map, &mut self.total),
+            "prompt_tokens_details" | "input_tokens_details" => {
+                read(map, &mut Cached(&mut self.cached))
+            }
+            // DeepSeek's name for it.
+            "prompt_cache_hit_tokens" => read(map, &mut self.cached),
+            "completion_tokens_details" | "output_tokens_details" => {
+                read(map, &mut Reasoning(&mut self.reasoning))
+            }
+            _ => self.money.member(name, map),
+        }
+    }
+}
+
+impl Lenient for AnthropicCounts {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "input_tokens" => read(map, &mut self.input),
+            "cache_read_input_tokens" => read(map, &mut self.cache_read),
+            "cache_creation_input_tokens" => read(map, &mut self.cache_write),
+            "output_tokens" => read(map, &mut self.output),
+            _ => self.money.member(name, map),
+        }
+    }
+}
+
+impl Lenient for CostDetails {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "upstream_inference_cost" => read(map, &mut self.upstream),
+            _ => skip(map),
+        }
+    }
+}
+
+impl Lenient for Cached<'_> {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "cached_tokens" => read(map, self.0),
+            _ => skip(map),
+        }
+    }
+}
+
+impl Lenient for Reasoning<'_> {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "reasoning_tokens" => read(map, self.0),
+            _ => skip(map),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::lenient::read_document;
+
+    fn openai(json: &str) -> (Option<Usage>, Option<f64>) {
+        let mut counts = OpenAiCounts::default();
+        read_document(json.as_bytes(), &mut counts).unwrap();
+        (counts.usage(), counts.cost_usd())
+    }
+
+    fn buckets(json: &str) -> [u64; 6] {
+        let usage = openai(json).0.unwrap();
+        let sum = usage.input + usage.cached_input + usage.output + usage.reasoning;
+        assert_eq!(sum, usage.input_total + usage.output_total, "the buckets add up");
+        let Usage { input, cached_input, output, reasoning, input_total, output_total } = usage;
+        [input, cached_input, output, reasoning, input_total, output_total]
+    }
+
+    #[test]
+    fn cached_and_reasoning_tokens_are_counted_once() {
+        let chat = r#"{"prompt_tokens":812,"completion_tokens":94,"total_tokens":906,
+            "prompt_tokens_details":{"cached_tokens":512},
+            "completion_tokens_details":{"reasoning_tokens":31}}"#;
+        assert_eq!(buckets(chat), [300, 512, 63, 31, 812, 94]);
+        let responses = r#"{"input_tokens":120,"input_tokens_details":{"cached_tokens":20},
+            "output_tokens":25,"output_tokens_details":{"reasoning_tokens":5},"total_tokens":145}"#;
+        assert_eq!(buckets(responses), [100, 20, 20, 5, 120, 25]);
+    }
+
+    #[test]
+    fn xai_leaves_reasoning_out_of_completion_tokens() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/wire/usage_xai.json");
+        let sample = std::fs::read_to_string(path).unwrap();
+        assert_eq!(buckets(&sample), [5, 160, 2, 125, 165, 127]);
+        let cost = openai(&sample).1.unwrap();
+        assert!((cost - 0.000_071_2).abs() < 1e-12, "{cost}");
+    }
+
+    #[test]
+    fn embeddings_have_no_output() {
+        assert_eq!(buckets(r#"{"prompt_tokens":8,"total_tokens":8}"#), [8, 0, 0, 0, 8, 0]);
+    }
+
+    #[test]
+    fn what_is_missing_follows_from_the_total() {
+        assert_eq!(buckets(r#"{"completion_tokens":4,"total_tokens":10}"#), [6, 0, 4, 0, 6, 4]);
+        assert_eq!(buckets(r#"{"prompt_tokens":6,"total_tokens":10}"#), [6, 0, 4, 0, 6, 4]);
+    }
+
+    #[test]
+    fn garbage_loses_only_itself() {
+        let usage = r#"{"prompt_tokens":-3,"completion_tokens":7,"total_tokens":"many",
+            "prompt_tokens_details":[1],"completion_tokens_details":{"reasoning_tokens":1.5},
+            "cost":"free","cost":0.5,"completion_tokens":9,"is_byok":null}"#;
+        assert_eq!(buckets(usage), [0, 0, 9, 0, 0, 9]);
+        assert_eq!(openai(usage).1, Some(0.5));
+        for none in ["{}", "null", "[]", r#"{"prompt_tokens":null}"#, "17", r#""x""#] {
+            assert_eq!(openai(none), (None, None), "{none}");
+        }
+        let large = format!(
+            r#"{{"prompt_tokens":{0},"total_tokens":{0},"completion_tokens":{0},
+            "prompt_tokens_details":{{"cached_tokens":{0}}}}}"#,
+            u64::MAX
+        );
+        assert_eq!(openai(&large).0.unwrap().input, 0);
+    }
+
+    #[test]
+    fn only_with_ones_own_key_is_the_providers_bill_added() {
+        let cost = |json: &str| openai(json).1;
+        let fee = r#"{"cost":0.95,"is_byok":true,"cost_details":{"upstream_inference_cost":19}}"#;
+        assert_eq!(cost(fee), Some(19.95));
+        assert_eq!(cost(&fee.replace("true", "false")), Some(0.95));
+        assert_eq!(cost(&fee.replace("0.95", "null")), Some(19.0));
+        assert_eq!(cost(&fee.replace("19", "null")), Some(0.95));
+        assert_eq!(cost(r#"{"cost":-1}"#), None);
+        assert_eq!(cost(r#"{"cost":0}"#), Some(0.0));
+        assert_eq!(cost(r#"{"cost_details":{"upstream_inference_cost":2}}"#), None);
+    }
+
+    #[test]
+    fn anthropic_counts_are_merged_and_its_cache_is_input_too() {
+        let mut sum = AnthropicCounts::default();
+        assert_eq!(sum.usage(), None);
+        for part in [
+            r#"{"input_tokens":120,"cache_read_input_tokens":64,"cache_creation_input_tokens":10,"output_tokens":1}"#,
+            r#"{"input_tokens":null,"output_tokens":20}"#,
+            r#"{"output_tokens":25}"#,
+        ] {
+            let mut counts = AnthropicCounts::default();
+            read_document(part.as_bytes(), &mut counts).unwrap();
+            sum.merge(&counts);
+        }
+        let expected = Usage {
+            input: 130,
+            cached_input: 64,
+            output: 25,
+            reasoning: 0,
+            input_total: 194,
+            output_total: 25,
+        };
+        assert_eq!(sum.usage(), Some(expected));
+        assert_eq!(sum.cost_usd(), None);
     }
 }

@@ -1,0 +1,190 @@
+//! What a copy of the reply tells: its first token, its end, its usage, its errors.
+
+mod anthropic;
+mod fault;
+mod openai;
+mod plain;
+mod produced;
+mod responses;
+
+pub use fault::{UpstreamFault, error_in_body};
+pub use plain::PlainTap;
+
+use super::Dialect;
+use super::sse::{Event, Framer};
+use super::usage::{AnthropicCounts, Usage};
+
+/// What a reply said about itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Reading {
+    /// The model that answered, in the upstream's own name for it.
+    pub model: Option<String>,
+    /// The upstream's id of the reply.
+    pub id: Option<String>,
+    /// Tokens, as the upstream counted them.
+    pub usage: Option<Usage>,
+    /// US dollars, as the upstream counted them.
+    pub upstream_cost_usd: Option<f64>,
+    /// Why it ended, in OpenAI's words where there is one: `stop`, `length`, `tool_calls`,
+    /// `content_filter`, `error`; else the upstream's own word.
+    pub finish: Option<String>,
+    /// The error it carried.
+    pub fault: Option<UpstreamFault>,
+}
+
+/// Reads a stream as it passes. Nothing in the stream makes it fail.
+#[derive(Debug)]
+pub struct StreamTap {
+    dialect: Dialect,
+    framer: Framer,
+    notes: Notes,
+}
+
+/// What has been read so far.
+#[derive(Debug, Default)]
+struct Notes {
+    reading: Reading,
+    has_token: bool,
+    is_complete: bool,
+    garbled: u64,
+    produced_bytes: u64,
+    /// Anthropic's counts, whose parts come in several events.
+    counts: AnthropicCounts,
+    /// A response holds a call of a tool.
+    has_tool_call: bool,
+}
+
+impl StreamTap {
+    /// At the start of a stream.
+    #[must_use]
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, framer: Framer::new(), notes: Notes::default() }
+    }
+
+    /// Reads on.
+    pub fn push(&mut self, chunk: &[u8]) {
+        let Self { dialect, framer, notes } = self;
+        framer.push(chunk, |event| notes.event(*dialect, event));
+    }
+
+    /// Whether text, reasoning, a tool call, a refusal, audio or an image has begun.
+    #[must_use]
+    pub fn first_token(&self) -> bool {
+        self.notes.has_token
+    }
+
+    /// Whether the stream has said that it is complete: a finish reason or `[DONE]`, a response's
+    /// last event, `message_stop`. A clean end of the connection without it is a truncation.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.notes.is_complete
+    }
+
+    /// The error the stream carried.
+    #[must_use]
+    pub fn fault(&self) -> Option<&UpstreamFault> {
+        self.notes.reading.fault.as_ref()
+    }
+
+    /// Whether nothing of an unfinished event is pending, so that an event of our own may follow.
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        self.framer.at_boundary()
+    }
+
+    /// Events that were read as data and are not JSON.
+    #[must_use]
+    pub fn garbled(&self) -> u64 {
+        self.notes.garbled
+    }
+
+    /// Bytes of text produced (UTF-8), reasoning and tool calls included: for estimates where no
+    /// usage arrives.
+    #[must_use]
+    pub fn produced_bytes(&self) -> u64 {
+        self.notes.produced_bytes
+    }
+
+    /// What has been read so far.
+    #[must_use]
+    pub fn reading(&self) -> &Reading {
+        &self.notes.reading
+    }
+
+    /// What has been read.
+    #[must_use]
+    pub fn into_reading(self) -> Reading {
+        self.notes.reading
+    }
+}
+
+impl Notes {
+    fn event(&mut self, dialect: Dialect, event: Event<'_>) {
+        let data = event.data.trim_ascii();
+        if data.starts_with(b"[DONE]") {
+            // The other dialects end by an event of their own; OpenRouter adds this one to them.
+            self.is_complete |= matches!(dialect, Dialect::Chat | Dialect::Completions);
+            return;
+        }
+        let read = match dialect {
+            // Gemini wraps its errors in an array, in streams too.
+            _ if data.starts_with(b"[") => {
+                self.fault(error_in_body(data));
+                return;
+            }
+            _ if data.is_empty() => return,
+            Dialect::Chat | Dialect::Completions | Dialect::Embeddings => openai::event(self, data),
+            Dialect::Responses => responses::event(self, event.name, data),
+            Dialect::Messages => anthropic::event(self, event.name, data),
+        };
+        if read.is_err() {
+            self.garbled += 1;
+        }
+    }
+
+    /// Keeps the first error and what follows from it.
+    fn fault(&mut self, fault: Option<UpstreamFault>) {
+        if fault.is_some() && self.reading.fault.is_none() {
+            self.reading.fault = fault;
+            self.reading.finish = Some("error".to_owned());
+        }
+    }
+
+    /// Keeps why the reply ended; an error is the last word.
+    fn finish(&mut self, finish: Option<String>) {
+        match finish.as_deref() {
+            None => {}
+            Some("error") => self.fault(Some(UpstreamFault::unnamed())),
+            Some(_) => {
+                self.is_complete = true;
+                if self.reading.fault.is_none() {
+                    self.reading.finish = finish;
+                }
+            }
+        }
+    }
+
+    /// Keeps who answers, as the first event that knows it says; Azure's first one does not.
+    fn names(&mut self, id: Option<String>, model: Option<String>) {
+        let reading = &mut self.reading;
+        reading.id = reading.id.take().or(id);
+        reading.model = reading.model.take().or(model);
+    }
+
+    /// Keeps the last counts; Groq sends them twice.
+    fn bill(&mut self, usage: Option<Usage>, cost_usd: Option<f64>) {
+        let reading = &mut self.reading;
+        reading.usage = usage.or(reading.usage);
+        reading.upstream_cost_usd = cost_usd.or(reading.upstream_cost_usd);
+    }
+
+    fn produce(&mut self, produced: &produced::Produced) {
+        self.has_token |= produced.is_any;
+        self.produced_bytes = self.produced_bytes.saturating_add(produced.bytes);
+    }
+}
+
+#[cfg(test)]
+mod recorded;
+#[cfg(test)]
+mod tests;
