@@ -69,14 +69,7 @@ impl Edge {
         let mut deadline = Instant::now() + KEEPALIVE;
         loop {
             let seen = buffer.len();
-            let read = tokio::select! {
-                biased;
-                read = tokio::time::timeout_at(deadline.into(), stream.read_buf(&mut buffer)) => read,
-                // An idle connection is closed when the process shuts down; one that has begun to
-                // ask is answered.
-                () = self.shared.current.drained(), if seen == 0 => return Arrival::Gone,
-            };
-            match read {
+            match tokio::time::timeout_at(deadline.into(), stream.read_buf(&mut buffer)).await {
                 Ok(Ok(0) | Err(_)) => return Arrival::Gone,
                 Err(_) if seen == 0 => return Arrival::Gone,
                 Err(_) => return Arrival::Refused(head::too_slow(), buffer),

@@ -201,6 +201,7 @@ async fn follow(
     let mut released = false;
     loop {
         let tapped = pieces.len();
+        let events = tap.events();
         let read = caller.until(clock, reply.connection.session.read_response_body()).await;
         let end = match read {
             Ok(Ok(Some(piece))) => take_ready(reply.connection, piece, &mut pieces),
@@ -216,7 +217,10 @@ async fn follow(
             tap.push(piece);
         }
         let now = Instant::now();
-        clock.data_came(now, tap.is_ended().then_some(AFTER_THE_END));
+        // Once tokens flow, comments are no sign of life; half an event is.
+        if !tap.first_token() || tap.events() > events || !tap.at_boundary() {
+            clock.data_came(now, tap.is_ended().then_some(AFTER_THE_END));
+        }
         if !released {
             let proved_good = tap.first_token() || tap.is_complete() || held >= HOLD_STREAM;
             if let Some(failure) = failed_early(tap, proved_good, end.as_ref()) {

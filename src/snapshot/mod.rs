@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use labels::Labels;
 use models::Models;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Everything a request needs to know of the configuration. A request keeps the one it began with.
@@ -80,7 +80,7 @@ pub struct Current {
     pub begun: Instant,
     /// Requests being served.
     open: AtomicUsize,
-    draining: tokio::sync::watch::Sender<bool>,
+    draining: AtomicBool,
 }
 
 impl Current {
@@ -97,7 +97,7 @@ impl Current {
             started: now,
             begun: Instant::now(),
             open: AtomicUsize::new(0),
-            draining: tokio::sync::watch::Sender::new(false),
+            draining: AtomicBool::new(false),
         })
     }
 
@@ -132,24 +132,15 @@ impl Current {
         self.open.load(Ordering::Acquire)
     }
 
-    /// From now on new requests are refused and connections close after their reply.
+    /// From now on new requests are refused, also on connections that stand open, and each connection
+    /// closes after its reply.
     pub fn start_draining(&self) {
-        self.draining.send_replace(true);
+        self.draining.store(true, Ordering::Release);
     }
 
     /// Whether the process is shutting down.
     pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
-    }
-
-    /// Resolves once the process is shutting down.
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is taken.
-    pub async fn drained(&self) {
-        let mut draining = self.draining.subscribe();
-        // The sender lives in `self`, so waiting cannot fail.
-        let _seen = draining.wait_for(|draining| *draining).await;
+        self.draining.load(Ordering::Acquire)
     }
 }
 

@@ -58,6 +58,8 @@ struct Notes {
     reading: Reading,
     has_token: bool,
     progress: Progress,
+    /// Events with data, read or not.
+    events: u64,
     garbled: u64,
     produced_bytes: u64,
     /// Anthropic's counts, whose parts come in several events.
@@ -97,6 +99,12 @@ impl StreamTap {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.notes.progress == Progress::Ended
+    }
+
+    /// Events with data so far; comments are none.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.notes.events
     }
 
     /// The error the stream carried.
@@ -139,6 +147,7 @@ impl StreamTap {
 
 impl Notes {
     fn event(&mut self, dialect: Dialect, event: Event<'_>) {
+        self.events += 1;
         let data = event.data.trim_ascii();
         if data.starts_with(b"[DONE]") {
             // The other dialects end by an event of their own; OpenRouter adds this one to them.
