@@ -64,11 +64,6 @@ impl Client {
         request.head(&self.host)
     }
 
-    /// Says that nothing more will be sent.
-    pub(crate) async fn half_close(&mut self) {
-        self.wire.half_close().await.ok();
-    }
-
     /// Leaves with RST.
     pub(crate) fn reset(self) {
         self.wire.reset();
@@ -108,6 +103,12 @@ impl Client {
     pub(crate) async fn open(&mut self, request: &Request) -> Response {
         self.send_request(request).await;
         self.opened().await
+    }
+
+    /// The status of the next header, 1xx or not, with nothing of its body read.
+    pub(crate) async fn next_status(&mut self) -> u16 {
+        let head = within("a header", async { self.wire.reading().head().await }).await;
+        head.ok().flatten().expect("a header").status()
     }
 
     /// The header of the reply to something sent before.

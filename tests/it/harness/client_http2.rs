@@ -38,6 +38,12 @@ pub(crate) struct Http2Reply {
     _request: SendStream<Bytes>,
 }
 
+/// A request whose reply is still to come; dropping it resets the stream.
+pub(crate) struct Http2Pending {
+    _reply: ResponseFuture,
+    _request: SendStream<Bytes>,
+}
+
 impl Http2Client {
     /// Connects without TLS, by prior knowledge.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
@@ -122,12 +128,11 @@ impl Http2Client {
         .await
     }
 
-    /// Sends the fields of a request and leaves at once, before any reply.
-    pub(crate) async fn begin_and_leave(&mut self, request: &Request) {
+    /// Sends a request without waiting for anything.
+    pub(crate) async fn send_request(&mut self, request: &Request) -> Http2Pending {
         let (reply, mut stream, body) = self.begin(request).await;
-        stream.send_data(body, true).expect("an open stream");
-        stream.send_reset(h2::Reason::CANCEL);
-        drop(reply);
+        within("sending over HTTP/2", send(&mut stream, body)).await;
+        Http2Pending { _reply: reply, _request: stream }
     }
 }
 
@@ -146,6 +151,8 @@ impl Http2Reply {
         while let Some(piece) = self.piece().await {
             match piece {
                 Ok(piece) => self.head.body.extend_from_slice(&piece),
+                // A whole reply may be followed by this where the request was not (RFC 9113, 8.1).
+                Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => break,
                 Err(_) => return self.head,
             }
         }

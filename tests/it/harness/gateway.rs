@@ -130,7 +130,8 @@ impl Gateway {
 
     /// Replaces the configuration file.
     pub(crate) fn rewrite(&self, text: &str) {
-        let (new, path) = (self.process.path("gateway.yaml.new"), self.process.path("gateway.yaml"));
+        let (new, path) =
+            (self.process.path("gateway.yaml.new"), self.process.path("gateway.yaml"));
         std::fs::write(&new, text).expect("a writable folder");
         std::fs::rename(new, path).expect("a writable folder");
     }

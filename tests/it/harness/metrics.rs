@@ -37,9 +37,9 @@ fn sample(line: &str) -> Option<Sample> {
     let mut pairs = Vec::new();
     let mut rest = labels.trim_end_matches('}');
     while let Some((label, after)) = rest.split_once("=\"") {
-        let end = closing_quote(after)?;
-        pairs.push((label.trim_start_matches(',').to_owned(), after[..end].replace("\\\"", "\"")));
-        rest = &after[end + 1..];
+        let (value, others) = after.split_at(closing_quote(after)?);
+        pairs.push((label.trim_start_matches(',').to_owned(), value.replace("\\\"", "\"")));
+        rest = others.strip_prefix('"')?;
     }
     Some(Sample { name: name.to_owned(), labels: pairs, value: value.parse().ok()? })
 }

@@ -20,20 +20,19 @@ mod sse;
 mod tls;
 mod wire;
 
-pub(crate) use cli::{Finished, cirque};
+pub(crate) use cli::cirque;
 pub(crate) use client::Client;
 pub(crate) use client_http2::Http2Client;
 pub(crate) use config::{Config, KEY, UPSTREAM_KEY};
 pub(crate) use error_shape::{assert_anthropic_error, assert_openai_error};
-pub(crate) use gateway::Gateway;
-pub(crate) use origin::{Call, Fate, Origin, RefusedPort};
-pub(crate) use process::Process;
+pub(crate) use gateway::{Gateway, ids};
+pub(crate) use origin::{Fate, Origin, RefusedPort};
 pub(crate) use reply::{Gate, Reply};
 pub(crate) use request::Request;
 pub(crate) use response::Response;
-pub(crate) use sse::{Event, events, last_event};
+pub(crate) use sse::{events, last_event};
 pub(crate) use tls::Authority;
-pub(crate) use wire::Headers;
+pub(crate) use wire::Framing;
 
 use serde_json::{Value, json};
 use std::future::Future;
@@ -54,10 +53,8 @@ pub(crate) async fn within_time<T>(
     what: &str,
     future: impl Future<Output = T>,
 ) -> T {
-    match tokio::time::timeout(limit, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: not within {limit:?}"),
-    }
+    let outcome = tokio::time::timeout(limit, future).await;
+    outcome.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
 }
 
 /// Asks `probe` again and again until it answers, or fails the test naming `what`.
@@ -75,6 +72,31 @@ where
     })
     .await
 }
+
+/// A gateway with one caller in front of one origin.
+pub(crate) async fn serving() -> (Origin, Gateway) {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&Config::to(&origin)).await;
+    (origin, gateway)
+}
+
+/// The same with these further settings of the upstream and this line of the `server` section.
+pub(crate) async fn serving_with(upstream: &str, server: &str) -> (Origin, Gateway) {
+    let origin = Origin::start().await;
+    let config = Config::new().upstream("main", &origin.base_url(), upstream).server(server);
+    let gateway = Gateway::start(&config).await;
+    (origin, gateway)
+}
+
+/// A chunk of a chat stream that holds this text.
+pub(crate) fn delta(text: &str) -> String {
+    let delta = json!({"index": 0, "delta": {"content": text}, "finish_reason": null});
+    format!("data: {}\n\n", json!({"choices": [delta]}))
+}
+
+/// The chunk that says why a chat stream stopped.
+pub(crate) const FINISH: &str =
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 
 /// The folder of recorded wire payloads.
 pub(crate) fn wire_folder() -> PathBuf {

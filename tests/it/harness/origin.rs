@@ -145,12 +145,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shar
     }
 }
 
-async fn connection(
-    tcp: TcpStream,
-    tls: Option<TlsAcceptor>,
-    shared: Arc<Shared>,
-    number: usize,
-) {
+async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>, number: usize) {
     let Some(acceptor) = tls else {
         let mut start = [0; 3];
         let seen = tcp.peek(&mut start).await.unwrap_or(0);

@@ -1,4 +1,4 @@
-//! The origin's HTTP/2 side: the same scripts, with RST_STREAM where the script breaks off.
+//! The origin's HTTP/2 side: the same scripts, with `RST_STREAM` where the script breaks off.
 
 use super::origin::{Asked, Fate, Shared, wait_or_closed};
 use super::reply::{Reply, Step};

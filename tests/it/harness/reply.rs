@@ -127,11 +127,11 @@ impl Reply {
 
     /// Adds a field to the header.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
-        let head = self.steps.iter_mut().find_map(|step| match step {
-            Step::Head(_, fields, _) => Some(fields),
-            _ => None,
-        });
-        head.expect("a header step").push((name.to_owned(), value.to_owned()));
+        for step in &mut self.steps {
+            if let Step::Head(_, fields, _) = step {
+                fields.push((name.to_owned(), value.to_owned()));
+            }
+        }
         self
     }
 

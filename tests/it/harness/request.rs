@@ -97,16 +97,15 @@ impl Request {
 
     /// The start line and the fields, up to and with the empty line.
     pub(crate) fn head(&self, host: &str) -> String {
-        let mut text = format!("{} {} HTTP/1.1\r\nhost: {host}\r\n", self.method, self.target);
-        for (name, value) in &self.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
-        }
+        let mut lines =
+            vec![format!("{} {} HTTP/1.1", self.method, self.target), format!("host: {host}")];
+        lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
         match &self.payload {
             Payload::Nothing => {}
-            Payload::Length(body) => text.push_str(&format!("content-length: {}\r\n", body.len())),
-            Payload::Chunked(_) => text.push_str("transfer-encoding: chunked\r\n"),
+            Payload::Length(body) => lines.push(format!("content-length: {}", body.len())),
+            Payload::Chunked(_) => lines.push("transfer-encoding: chunked".to_owned()),
         }
-        text + "\r\n"
+        lines.join("\r\n") + "\r\n\r\n"
     }
 
     /// All its bytes.

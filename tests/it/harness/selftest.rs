@@ -1,6 +1,9 @@
 //! The harness against itself: an origin and the clients face each other without a gateway.
 
-use super::*;
+use super::{
+    Authority, Client, Fate, Framing, Gate, Http2Client, Origin, RefusedPort, Reply, Request, chat,
+    events, ids, metrics,
+};
 use bytes::Bytes;
 
 async fn pair() -> (Origin, Client) {
@@ -31,7 +34,7 @@ async fn the_origin_answers_and_remembers() {
 async fn the_catalogue_does_not_count_as_a_call() {
     let (origin, mut client) = pair().await;
     let list = client.call(&Request::get("/v1/models")).await;
-    assert_eq!(gateway::ids(&list.json()).len(), 3);
+    assert_eq!(ids(&list.json()).len(), 3);
     assert!(origin.calls().is_empty());
     assert_eq!(origin.catalogue_calls().len(), 1);
 }
@@ -54,7 +57,7 @@ async fn a_cut_reply_is_seen_as_cut() {
     let reply = client.call(&Request::post("/x", &chat())).await;
     assert!(!reply.complete);
     let mut client = Client::connect(origin.address()).await;
-    origin.next(Reply::head(200, "text/plain", wire::Framing::Length(9)).piece("abc").close());
+    origin.next(Reply::head(200, "text/plain", Framing::Length(9)).piece("abc").close());
     let reply = client.call(&Request::post("/x", &chat())).await;
     assert_eq!((reply.text().as_str(), reply.complete), ("abc", false));
     let mut client = Client::connect(origin.address()).await;

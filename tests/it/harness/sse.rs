@@ -35,7 +35,7 @@ pub(crate) fn events(body: &[u8]) -> Vec<Event> {
         } else if let Some(value) = field(line, "data") {
             data.push(value);
         } else if let Some(value) = field(line, "event") {
-            name = value.to_owned();
+            value.clone_into(&mut name);
         }
     }
     events

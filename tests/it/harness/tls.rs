@@ -72,11 +72,7 @@ impl Authority {
     }
 
     /// A client's TLS connection to 127.0.0.1 that trusts this authority alone.
-    pub(crate) async fn connect(
-        &self,
-        address: SocketAddr,
-        alpn: &[&str],
-    ) -> TlsStream<TcpStream> {
+    pub(crate) async fn connect(&self, address: SocketAddr, alpn: &[&str]) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.der().clone()).unwrap();
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
