@@ -1,8 +1,8 @@
 //! The harness against itself: an origin and the clients face each other without a gateway.
 
 use super::{
-    Authority, Client, Fate, Framing, Gate, Http2Client, Origin, RefusedPort, Reply, Request, chat,
-    events, ids, metrics,
+    Authority, Client, Config, Fate, Framing, Gate, Http2Client, KEY, Origin, RefusedPort, Reply,
+    Request, chat, events, ids, metrics,
 };
 use bytes::Bytes;
 
@@ -137,6 +137,24 @@ async fn a_refused_port_refuses() {
     let url = port.base_url();
     let address = url.strip_prefix("http://").and_then(|url| url.strip_suffix("/v1"));
     assert!(tokio::net::TcpStream::connect(address.expect("an address")).await.is_err());
+}
+
+#[test]
+fn a_configuration_is_the_yaml_it_was_meant_to_be() {
+    let config = Config::new()
+        .server("max_body: ${LARGEST:-1KiB} # a comment")
+        .key("name: b, secret: sk-b, budget: { usd: 1.0, per: day }")
+        .upstream("main", "http://127.0.0.1:1/v1", "models: { \"a\": \"b/c\" }, health: off")
+        .route_over("main")
+        .section("cors:\n  allowed_origins: [\"*\"]");
+    let read: serde_json::Value = serde_yaml::from_str(&config.text()).expect("YAML");
+    assert_eq!(read["server"]["listen"], "127.0.0.1:0");
+    assert_eq!(read["server"]["max_body"], "${LARGEST:-1KiB}");
+    assert_eq!(read["keys"][0]["secret"], KEY);
+    assert_eq!(read["keys"][1]["budget"]["usd"], 1.0);
+    assert_eq!(read["upstreams"][0]["models"]["a"], "b/c");
+    assert_eq!(read["routes"][0]["retry"]["attempts"], 3);
+    assert_eq!(read["cors"]["allowed_origins"][0], "*");
 }
 
 #[test]
