@@ -1,0 +1,79 @@
+//! The binary as a child process in a folder of its own, with nothing of this environment.
+
+use super::eventually;
+use super::lines::Lines;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use tempfile::TempDir;
+
+/// A running (or ended) `cirque`; killed when dropped.
+pub(crate) struct Process {
+    child: Mutex<Child>,
+    folder: TempDir,
+    pub(crate) stdout: Lines,
+    pub(crate) stderr: Lines,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let mut child = self.child.lock().unwrap();
+        child.kill().ok();
+        child.wait().ok();
+        if std::thread::panicking() {
+            eprintln!("--- stderr of the gateway ---\n{}", self.stderr.text());
+        }
+    }
+}
+
+impl Process {
+    /// Starts the binary with these arguments and variables in a folder with these files.
+    pub(crate) fn start(args: &[&str], env: &[(&str, &str)], folder: TempDir) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cirque"))
+            .args(args)
+            .env_clear()
+            .envs(env.iter().copied())
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let stdout = Lines::of(child.stdout.take().expect("a pipe"));
+        let stderr = Lines::of(child.stderr.take().expect("a pipe"));
+        Self { child: Mutex::new(child), folder, stdout, stderr }
+    }
+
+    /// Its working directory.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A file in its working directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// Sends a signal by name, such as `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.lock().unwrap().id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill(1)");
+        assert!(sent.success(), "kill -s {name}");
+    }
+
+    /// Its exit code, where it has ended by itself.
+    pub(crate) fn try_exit_code(&self) -> Option<i32> {
+        let status = self.child.lock().unwrap().try_wait().expect("our own child")?;
+        Some(status.code().unwrap_or(-1))
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn exit_code(&self) -> i32 {
+        eventually("the end of the process", || async { self.try_exit_code() }).await
+    }
+
+    /// Everything it printed on either stream so far.
+    pub(crate) fn output(&self) -> String {
+        format!("{}\n{}", self.stdout.text(), self.stderr.text())
+    }
+}

@@ -1,0 +1,212 @@
+//! What a scripted origin answers: steps in order, with pauses that the test ends.
+
+use super::wire::Framing;
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::watch;
+
+/// A door that a test opens once and a script waits at.
+#[derive(Clone)]
+pub(crate) struct Gate(watch::Sender<bool>);
+
+impl Gate {
+    /// A closed door.
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    /// Lets every script through, those still to come too.
+    pub(crate) fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Waits until the door is open.
+    pub(crate) async fn wait(&self) {
+        let opened = self.0.subscribe().wait_for(|open| *open).await.map(|_| ());
+        assert!(opened.is_ok(), "a gate outlives those who wait at it");
+    }
+}
+
+/// One step of a reply.
+#[derive(Clone)]
+pub(crate) enum Step {
+    /// A 1xx header.
+    Interim(u16),
+    /// The status, the fields and how the body will be delimited.
+    Head(u16, Vec<(String, String)>, Framing),
+    /// A piece of the body; with chunked framing exactly one chunk.
+    Piece(Bytes),
+    /// Bytes on the wire as they are; HTTP/1.1 only.
+    Raw(Bytes),
+    /// A pause until the test opens the gate or the caller leaves.
+    Wait(Gate),
+    /// Silence until the caller leaves.
+    Hang,
+    /// The proper end of the body.
+    End,
+    /// FIN, whatever was promised.
+    Close,
+    /// RST.
+    Reset,
+}
+
+/// A scripted reply.
+#[derive(Clone)]
+pub(crate) struct Reply {
+    pub(crate) steps: Vec<Step>,
+    /// Whether it is sent before the request's body is read.
+    pub(crate) is_early: bool,
+}
+
+fn pairs(fields: &[(&str, &str)]) -> Vec<(String, String)> {
+    fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+impl Reply {
+    fn steps(steps: Vec<Step>) -> Self {
+        Self { steps, is_early: false }
+    }
+
+    /// A header alone: status, content type and framing; the pieces follow.
+    pub(crate) fn head(status: u16, content_type: &str, framing: Framing) -> Self {
+        Self::steps(vec![Step::Head(status, pairs(&[("content-type", content_type)]), framing)])
+    }
+
+    /// The header of a stream; the pieces follow.
+    pub(crate) fn stream() -> Self {
+        Self::head(200, "text/event-stream", Framing::Chunked)
+    }
+
+    /// A whole stream, each event its own chunk, properly ended.
+    pub(crate) fn sse(body: impl AsRef<[u8]>) -> Self {
+        Self::stream().piece(body).end()
+    }
+
+    /// A whole reply of JSON text with its length.
+    pub(crate) fn json_text(status: u16, body: impl AsRef<[u8]>) -> Self {
+        let length = Framing::Length(body.as_ref().len() as u64);
+        Self::head(status, "application/json", length).piece(body).end()
+    }
+
+    /// A whole reply of JSON with its length.
+    pub(crate) fn json(status: u16, body: &Value) -> Self {
+        Self::json_text(status, body.to_string())
+    }
+
+    /// An upstream's own error in OpenAI's shape.
+    pub(crate) fn error(status: u16) -> Self {
+        let error = serde_json::json!({"message": "simulated", "type": "server_error",
+            "param": null, "code": null});
+        Self::json(status, &serde_json::json!({ "error": error }))
+    }
+
+    /// Bytes as recorded, status line included, and then the end of the connection.
+    pub(crate) fn recorded(bytes: impl AsRef<[u8]>) -> Self {
+        Self::steps(Vec::new()).raw(bytes).close()
+    }
+
+    /// Nothing but a pause that ends with the caller.
+    pub(crate) fn silence() -> Self {
+        Self::steps(vec![Step::Hang])
+    }
+
+    /// FIN instead of a reply.
+    pub(crate) fn closed() -> Self {
+        Self::steps(vec![Step::Close])
+    }
+
+    /// RST instead of a reply.
+    pub(crate) fn reset_at_once() -> Self {
+        Self::steps(vec![Step::Reset])
+    }
+
+    fn then(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
+    }
+
+    /// Adds a field to the header.
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        for step in &mut self.steps {
+            if let Step::Head(_, fields, _) = step {
+                fields.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        self
+    }
+
+    /// Replaces how the body is delimited.
+    pub(crate) fn framed(mut self, with: Framing) -> Self {
+        for step in &mut self.steps {
+            if let Step::Head(_, _, framing) = step {
+                *framing = with;
+            }
+        }
+        self
+    }
+
+    /// Sends a 1xx header first.
+    pub(crate) fn after_interim(mut self, status: u16) -> Self {
+        self.steps.insert(0, Step::Interim(status));
+        self
+    }
+
+    /// Waits at the gate first.
+    pub(crate) fn after(mut self, gate: &Gate) -> Self {
+        self.steps.insert(0, Step::Wait(gate.clone()));
+        self
+    }
+
+    /// Answers before the request's body is read.
+    pub(crate) fn early(mut self) -> Self {
+        self.is_early = true;
+        self
+    }
+
+    /// Sends a piece of the body.
+    pub(crate) fn piece(self, bytes: impl AsRef<[u8]>) -> Self {
+        self.then(Step::Piece(Bytes::copy_from_slice(bytes.as_ref())))
+    }
+
+    /// Sends a body cut at these offsets.
+    pub(crate) fn cut(mut self, body: &[u8], offsets: impl IntoIterator<Item = usize>) -> Self {
+        let mut start = 0;
+        for end in offsets.into_iter().chain([body.len()]) {
+            if end > start {
+                self = self.piece(&body[start..end]);
+                start = end;
+            }
+        }
+        self
+    }
+
+    /// Sends bytes without any framing.
+    pub(crate) fn raw(self, bytes: impl AsRef<[u8]>) -> Self {
+        self.then(Step::Raw(Bytes::copy_from_slice(bytes.as_ref())))
+    }
+
+    /// Waits at a gate.
+    pub(crate) fn wait(self, gate: &Gate) -> Self {
+        self.then(Step::Wait(gate.clone()))
+    }
+
+    /// Says nothing more until the caller leaves.
+    pub(crate) fn hang(self) -> Self {
+        self.then(Step::Hang)
+    }
+
+    /// Ends the body properly.
+    pub(crate) fn end(self) -> Self {
+        self.then(Step::End)
+    }
+
+    /// Closes with FIN, whatever was promised.
+    pub(crate) fn close(self) -> Self {
+        self.then(Step::Close)
+    }
+
+    /// Closes with RST.
+    pub(crate) fn reset(self) -> Self {
+        self.then(Step::Reset)
+    }
+}

@@ -1,0 +1,32 @@
+//! The real binary on ports of its own against a scripted origin: one test for each promise.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says so by failing"
+)]
+
+mod admin;
+mod auth;
+mod bad_input;
+mod bodies;
+mod config_cli;
+mod cors;
+mod demo;
+mod disconnect;
+mod drain;
+mod failover;
+mod harness;
+mod headers;
+mod models;
+mod passthrough;
+mod paths;
+mod reload;
+mod session;
+mod stream_failures;
+mod streaming;
+mod telemetry;
+mod tls;
