@@ -23,7 +23,12 @@ pub(super) async fn read(
     ctx: &mut Ctx,
     dialect: Dialect,
 ) -> Result<(), Ended> {
-    let body = receive(caller, ctx).await?;
+    let received = receive(caller, ctx).await;
+    if received.is_err() {
+        // What follows on the connection may be the rest of this body.
+        caller.set_keepalive(None);
+    }
+    let body = received?;
     let facts = request::read(&body, dialect)?;
     let allowed = allow(ctx, &facts);
     let session = ctx.snapshot.sessions.decide(Candidates {

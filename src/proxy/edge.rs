@@ -2,11 +2,12 @@
 //! and hands only sound ones to Pingora; HTTP/2 goes to Pingora as it is.
 
 use super::context::Ctx;
+use super::head::Framing;
 use super::{Gateway, Shared, finish, head, respond};
 use crate::error::Rejection;
 use crate::protocol::path::Endpoint;
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use http::HeaderValue;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::protocols::http::ServerSession;
@@ -39,8 +40,9 @@ pub struct Edge {
 
 /// What came first on a connection.
 enum Arrival {
-    /// A sound head, and what followed it.
-    Head(BytesMut),
+    /// A sound head with what came of its body, and what came after that: a client may send its
+    /// next request without waiting.
+    Head(BytesMut, BytesMut),
     /// The preface of HTTP/2 without TLS.
     Http2(BytesMut),
     /// A head that is refused.
@@ -61,14 +63,18 @@ impl Edge {
         Self { proxy: Arc::new(proxy), shared, h2c }
     }
 
-    /// Reads one head. The wait for its first byte is bounded by [`KEEPALIVE`], the whole of it by
+    /// Reads one head; `buffer` holds what came after the request before. The wait for its first byte is bounded by [`KEEPALIVE`], the whole of it by
     /// `read_timeout`.
-    async fn arrival(&self, stream: &mut Stream) -> Arrival {
+    async fn arrival(&self, stream: &mut Stream, mut buffer: BytesMut) -> Arrival {
         let limit = self.shared.current.pin().read_timeout();
-        let mut buffer = BytesMut::with_capacity(HEAD_BUFFER);
-        let mut deadline = Instant::now() + KEEPALIVE;
+        let mut deadline = Instant::now() + if buffer.is_empty() { KEEPALIVE } else { limit };
+        let mut seen = 0;
         loop {
-            let seen = buffer.len();
+            if let Some(arrival) = arrived(&mut buffer, seen) {
+                return arrival;
+            }
+            seen = buffer.len();
+            buffer.reserve(HEAD_BUFFER);
             match tokio::time::timeout_at(deadline.into(), stream.read_buf(&mut buffer)).await {
                 Ok(Ok(0) | Err(_)) => return Arrival::Gone,
                 Err(_) if seen == 0 => return Arrival::Gone,
@@ -77,21 +83,6 @@ impl Edge {
             }
             if seen == 0 {
                 deadline = Instant::now() + limit;
-                // RFC 9112 section 2.2: an empty line before the request line is ignored.
-                let blank = buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-                let _blank_line = buffer.split_to(blank);
-            }
-            match head::end(&buffer, seen) {
-                Some(_) if buffer.starts_with(PREFACE) => return Arrival::Http2(buffer),
-                Some(end) if end <= head::MAX_HEAD => {
-                    let checked = head::check(buffer.get(..end).unwrap_or_default());
-                    return match checked {
-                        Ok(()) => Arrival::Head(buffer),
-                        Err(rejection) => Arrival::Refused(rejection, buffer),
-                    };
-                }
-                None if buffer.len() <= head::MAX_HEAD => {}
-                Some(_) | None => return Arrival::Refused(head::too_long(), buffer),
             }
         }
     }
@@ -163,9 +154,11 @@ impl ServerApp for Edge {
             return self.proxy.process_new(stream, shutdown).await;
         }
         let mut settings = None;
+        let mut rest = BytesMut::new();
         loop {
-            match self.arrival(&mut stream).await {
-                Arrival::Head(head) => {
+            match self.arrival(&mut stream, rest).await {
+                Arrival::Head(head, next) => {
+                    rest = next;
                     (stream, settings) = self.serve(stream, head, settings, shutdown).await?;
                 }
                 Arrival::Http2(read) if self.h2c && settings.is_none() => {
@@ -188,6 +181,33 @@ impl ServerApp for Edge {
     async fn cleanup(&self) {
         self.proxy.http_cleanup().await;
     }
+}
+
+/// What the bytes read so far are, if they are a whole head or can never be one; of them, `seen` have
+/// been looked at before.
+fn arrived(buffer: &mut BytesMut, seen: usize) -> Option<Arrival> {
+    if seen == 0 {
+        // RFC 9112 section 2.2: an empty line before the request line is ignored.
+        let blank = buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        buffer.advance(blank);
+    }
+    let end = match head::end(buffer, seen) {
+        Some(end) if end <= head::MAX_HEAD => end,
+        None if buffer.len() <= head::MAX_HEAD => return None,
+        Some(_) | None => return Some(Arrival::Refused(head::too_long(), buffer.split())),
+    };
+    if buffer.starts_with(PREFACE) {
+        return Some(Arrival::Http2(buffer.split()));
+    }
+    Some(match head::check(buffer.get(..end).unwrap_or_default()) {
+        Ok(Framing::Length(length)) if buffer.len() - end > length => {
+            let next = buffer.split_off(end + length);
+            Arrival::Head(buffer.split(), next)
+        }
+        // Where chunks end only Pingora knows; if more follows them, it closes after the reply.
+        Ok(Framing::Length(_) | Framing::Chunked) => Arrival::Head(buffer.split(), BytesMut::new()),
+        Err(rejection) => Arrival::Refused(rejection, buffer.split()),
+    })
 }
 
 /// Puts bytes back in front of a plain connection, for Pingora to read again.

@@ -33,8 +33,17 @@ pub(super) fn end(buffer: &[u8], seen: usize) -> Option<usize> {
     [crlf, bare].into_iter().flatten().min().map(|at| from + at)
 }
 
+/// How long the body behind a head is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// This many bytes.
+    Length(usize),
+    /// As its chunks say.
+    Chunked,
+}
+
 /// Checks a whole head.
-pub(super) fn check(head: &[u8]) -> Result<(), Rejection> {
+pub(super) fn check(head: &[u8]) -> Result<Framing, Rejection> {
     for at in memchr_iter(b'\n', head) {
         if at == 0 || head.get(at - 1) != Some(&b'\r') {
             return Err(bad("a header line ends without a carriage return"));
@@ -74,7 +83,7 @@ pub(super) fn said(head: &[u8]) -> Said {
     }
 }
 
-fn framing(headers: &[Header<'_>], http11: bool) -> Result<(), Rejection> {
+fn framing(headers: &[Header<'_>], http11: bool) -> Result<Framing, Rejection> {
     let all = |name: &'static str| {
         headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value)
     };
@@ -90,9 +99,11 @@ fn framing(headers: &[Header<'_>], http11: bool) -> Result<(), Rejection> {
     if lengths > 1 || codings > 1 {
         return Err(bad("a framing header stands more than once"));
     }
-    if all("content-length").any(|value| !is_length(value.trim_ascii())) {
-        return Err(bad("the Content-Length is not a number"));
-    }
+    let length = match all("content-length").next().map(length) {
+        Some(None) => return Err(bad("the Content-Length is not a number")),
+        Some(Some(length)) => length,
+        None => 0,
+    };
     let chunked = |value: &[u8]| value.trim_ascii().eq_ignore_ascii_case(b"chunked");
     if all("transfer-encoding").any(|value| !http11 || !chunked(value)) {
         return Err(bad("the only Transfer-Encoding understood is chunked, over HTTP/1.1"));
@@ -101,12 +112,13 @@ fn framing(headers: &[Header<'_>], http11: bool) -> Result<(), Rejection> {
     if all("expect").any(|value| !awaited(value)) {
         return Err(bad("the only Expect understood is 100-continue"));
     }
-    Ok(())
+    Ok(if codings > 0 { Framing::Chunked } else { Framing::Length(length) })
 }
 
-/// Digits alone, and few enough for 64 bits.
-fn is_length(value: &[u8]) -> bool {
-    !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit)
+/// Digits alone; `None` for anything else and for what no machine can hold.
+fn length(value: &[u8]) -> Option<usize> {
+    let digits = std::str::from_utf8(value.trim_ascii()).ok()?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 fn bad(what: &'static str) -> Rejection {
@@ -139,6 +151,16 @@ mod tests {
 
     fn kind(head: &str) -> Option<Kind> {
         check(head.as_bytes()).err().map(|rejection| rejection.kind)
+    }
+
+    #[test]
+    fn the_body_is_as_long_as_its_head_says() {
+        let framing = |headers| {
+            check(format!("POST / HTTP/1.1\r\nHost: x\r\n{headers}\r\n").as_bytes()).unwrap()
+        };
+        assert_eq!(framing("Content-Length: 12\r\n"), Framing::Length(12));
+        assert_eq!(framing(""), Framing::Length(0));
+        assert_eq!(framing("Transfer-Encoding: chunked\r\n"), Framing::Chunked);
     }
 
     #[test]

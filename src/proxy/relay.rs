@@ -12,6 +12,7 @@ use crate::protocol::tap::{PlainTap, StreamTap, error_in_body};
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::Upstream;
 use bytes::Bytes;
+use http::HeaderMap;
 use http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue,
     SERVER, TRANSFER_ENCODING,
@@ -351,7 +352,8 @@ fn reply_header(
     length: Option<usize>,
 ) -> Box<ResponseHeader> {
     let mut header = respond::blank(reply.header.status);
-    for (name, value) in reply.header.headers.iter().filter(|(name, _)| is_passed(name)) {
+    let from = &reply.header.headers;
+    for (name, value) in from.iter().filter(|(name, _)| is_passed(name) && !is_hop(from, name)) {
         respond::add(&mut header, name.clone(), value.clone());
     }
     if let Some(length) = length {
@@ -366,6 +368,12 @@ fn reply_header(
     respond::set(&mut header, ATTEMPTS, HeaderValue::from(ctx.outcome.attempts));
     caller.signature().sign(&mut header);
     header
+}
+
+/// Whether the upstream's `Connection` names this header as meant for the next hop alone.
+fn is_hop(headers: &HeaderMap, name: &HeaderName) -> bool {
+    let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|hop| hop.trim().eq_ignore_ascii_case(name.as_str()))
 }
 
 /// Headers of an upstream's reply that stay behind: hop by hop ones, those that would speak for our
