@@ -31,8 +31,12 @@ pub(super) fn snapshot(
 ) -> Result<Snapshot, String> {
     let Loaded { config, hash, .. } = loaded;
     let upstreams = upstreams(&config, previous)?;
-    let position = |name: &str| upstreams.iter().position(|u| *u.name == *name);
-    let routes = config.routes.iter().map(|route| Route::new(route, position)).collect();
+    let find = |name: &str| {
+        let named = |(_, upstream): &(usize, &Arc<Upstream>)| *upstream.name == *name;
+        let (position, upstream) = upstreams.iter().enumerate().find(named)?;
+        Some((position, upstream.config.priority))
+    };
+    let routes = config.routes.iter().map(|route| Route::new(route, find)).collect();
     Ok(Snapshot {
         generation: previous.map_or(1, |previous| previous.generation + 1),
         hash,
