@@ -1,9 +1,12 @@
 //! How people write durations (`1h30m`), sizes (`64KiB`) and short lists, turned into typed values.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 /// A length of time: `300ms`, `5s`, `10m`, `1h30m`, `2d`. Zero is `0s`.
@@ -16,7 +19,7 @@ pub struct Span(pub Duration);
 pub struct ByteSize(pub u64);
 
 /// One value or a list of them.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum OneOrMany<T> {
     /// One.
@@ -48,6 +51,31 @@ const SIZE_UNITS: &[(&str, u64)] = &[
     ("B", 1),
     ("", 1),
 ];
+
+/// By hand, because serde's own reading of an untagged enum forgets what was wrong with the value.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrList<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrList<T> {
+            type Value = OneOrMany<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("one value or a list")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany<T>, E> {
+                T::deserialize(text.into_deserializer()).map(OneOrMany::One)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<OneOrMany<T>, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMany::Many)
+            }
+        }
+
+        deserializer.deserialize_any(TextOrList(PhantomData))
+    }
+}
 
 /// Splits `12ms…` into 12 and `ms…`.
 fn leading_number(text: &str) -> Option<(u64, &str)> {

@@ -39,6 +39,53 @@ pub struct KeyConfig {
     pub metadata: BTreeMap<String, String>,
 }
 
+impl KeyConfig {
+    /// A caller with this key and no restriction.
+    #[must_use]
+    pub fn with_secret(name: &str, secret: Secret) -> Self {
+        Self {
+            name: name.to_owned(),
+            secret: Some(secret),
+            secrets: Vec::new(),
+            sha256: None,
+            models: every_model(),
+            expires: None,
+            limits: KeyLimits::default(),
+            budget: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// The hash of every key that names this caller.
+    pub fn hashes(&self) -> impl Iterator<Item = KeyHash> {
+        let plain = self.secret.iter().chain(&self.secrets);
+        let hashed = self.sha256.iter().flat_map(OneOrMany::as_slice).copied();
+        plain.map(|secret| KeyHash::of(secret.expose().as_bytes())).chain(hashed)
+    }
+}
+
+/// A new caller's key, `sk-cq-<public id>-<secret>`: 32 bits that may be shown and 192 that may
+/// not, from the system's generator, in hexadecimal.
+#[must_use]
+pub fn new_key() -> Secret {
+    let (id, high, low): (u32, u128, u64) = rand::random();
+    Secret::new(format!("sk-cq-{id:08x}-{high:032x}{low:016x}"))
+}
+
 fn every_model() -> Vec<String> {
     vec!["*".into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_keys_have_their_form_and_never_repeat() {
+        let (one, other) = (new_key(), new_key());
+        assert_ne!(one, other);
+        let parts: Vec<&str> = one.expose().split('-').collect();
+        let [sk, cq, id, secret] = parts.as_slice() else { panic!("{} parts", parts.len()) };
+        assert_eq!((*sk, *cq, id.len(), secret.len()), ("sk", "cq", 8, 48));
+    }
 }

@@ -4,8 +4,11 @@ use super::provider::Provider;
 use crate::secret::Secret;
 use crate::units::Span;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 /// One endpoint of one provider, with one credential.
@@ -64,6 +67,31 @@ pub struct UpstreamConfig {
     pub tls: Option<UpstreamTls>,
 }
 
+impl UpstreamConfig {
+    /// An upstream of this provider with every default.
+    #[must_use]
+    pub fn new(name: &str, provider: Provider) -> Self {
+        Self {
+            name: name.to_owned(),
+            provider,
+            base_url: None,
+            api_key: None,
+            headers: BTreeMap::new(),
+            weight: one(),
+            priority: 0,
+            max_concurrent: None,
+            models: BTreeMap::new(),
+            prefix_strip: None,
+            timeouts: TimeoutsConfig::default(),
+            health: HealthConfig::default(),
+            breaker: BreakerConfig::default(),
+            on_disconnect: OnDisconnect::default(),
+            http2: Http2::default(),
+            tls: None,
+        }
+    }
+}
+
 const fn one() -> u32 {
     1
 }
@@ -97,7 +125,7 @@ impl Default for TimeoutsConfig {
 }
 
 /// `off`, or the probe.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum HealthConfig {
     /// No probes.
@@ -109,6 +137,35 @@ pub enum HealthConfig {
 impl Default for HealthConfig {
     fn default() -> Self {
         Self::On(ProbeConfig::default())
+    }
+}
+
+/// By hand, because serde's own reading of an untagged enum forgets which key was wrong.
+impl<'de> Deserialize<'de> for HealthConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OffOrProbe;
+
+        impl<'de> Visitor<'de> for OffOrProbe {
+            type Value = HealthConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`off` or a mapping such as { interval: 10s }")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<HealthConfig, E> {
+                // Tools of YAML 1.1, Helm among them, write `off` back as `false`.
+                if word == "off" || word == "false" {
+                    return Ok(HealthConfig::Off(Off::Off));
+                }
+                Err(E::custom("neither `off` nor a mapping; write off, or { interval: 10s }"))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HealthConfig, A::Error> {
+                ProbeConfig::deserialize(MapAccessDeserializer::new(map)).map(HealthConfig::On)
+            }
+        }
+
+        deserializer.deserialize_any(OffOrProbe)
     }
 }
 
