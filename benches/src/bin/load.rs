@@ -54,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let figures = match mode.as_str() {
         "closed" => measure::closed(plan).await?,
         "rate" => measure::rate(plan, settings.get("per_second", 200.0)?).await?,
-        "hold" => measure::hold(plan).await?,
+        "hold" => measure::hold(plan, &call(target, &key, "plain", 1024)).await?,
         "ready" => measure::ready(plan).await?,
         _ => return Err(USAGE.into()),
     };

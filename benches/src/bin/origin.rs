@@ -38,7 +38,7 @@ struct Canned {
 enum Shape {
     Models,
     Plain,
-    Stream { events: usize, pause: Option<Duration> },
+    Stream { events: u64, pause: Option<Duration> },
     Hold(Duration),
 }
 
@@ -69,9 +69,9 @@ fn shape(head: &[u8], body: &[u8]) -> Shape {
     let kind = words.next().unwrap_or_default();
     let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(1);
     match kind {
-        "burst" => Shape::Stream { events: number() as usize, pause: None },
+        "burst" => Shape::Stream { events: number(), pause: None },
         "paced" => {
-            let events = number() as usize;
+            let events = number();
             Shape::Stream { events, pause: Some(Duration::from_millis(number())) }
         }
         "hold" => Shape::Hold(Duration::from_secs(number())),
