@@ -12,6 +12,8 @@ const USUAL_FILE: &str = "conf/gateway.yaml";
 pub enum Source {
     /// A YAML file.
     File(PathBuf),
+    /// YAML text from inside the process, such as the demonstration's.
+    Text(String),
     /// Environment variables alone.
     Environment,
 }

@@ -72,6 +72,8 @@ pub fn load(source: &Source, env: &Env) -> Result<Loaded, Faults> {
             let watched = std::iter::once(path.clone()).chain(watched).collect();
             Ok(config.into_loaded(watched))
         }
+        Source::Text(text) => check_file("built-in", text, env, Some(&mut BTreeSet::new()))
+            .map(|checked| checked.into_loaded(Vec::new())),
         Source::Environment => {
             check_environment(env).map(|checked| checked.into_loaded(Vec::new()))
         }

@@ -15,6 +15,7 @@ pub fn not_yet(config: &Config) -> Vec<String> {
         HealthConfig::On(on) => *on != probe,
         HealthConfig::Off(_) => false,
     };
+    let works = |balance| matches!(balance, Balance::RoundRobin | Balance::Priority);
     let rows = [
         (
             keys.iter().any(|key| !key.limits.is_empty()),
@@ -35,10 +36,6 @@ pub fn not_yet(config: &Config) -> Vec<String> {
             "upstreams[].weight: calls are shared evenly so far",
         ),
         (
-            upstreams.iter().any(|u| u.priority != 0),
-            "upstreams[].priority: calls are shared evenly so far",
-        ),
-        (
             upstreams.iter().any(|u| u.max_concurrent.is_some()),
             "upstreams[].max_concurrent: calls at once are not limited yet",
         ),
@@ -51,8 +48,8 @@ pub fn not_yet(config: &Config) -> Vec<String> {
             "upstreams[].breaker: failing upstreams are not ejected yet",
         ),
         (
-            routes.iter().any(|route| route.balance != Balance::RoundRobin),
-            "routes[].balance: every route takes its upstreams in turn so far",
+            routes.iter().any(|route| !works(route.balance)),
+            "routes[].balance: this one takes its upstreams in turn so far",
         ),
         (
             routes.iter().any(|route| !route.fallback_models.is_empty()),

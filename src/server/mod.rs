@@ -85,6 +85,7 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     log::init(&loaded.config.log);
     pingora::tls::install_default_crypto_provider();
     let config = loaded.config.clone();
+    let generated_key = loaded.generated_key.clone();
     for warning in &loaded.warnings {
         tracing::warn!(warning, "configuration");
     }
@@ -107,7 +108,8 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision());
     metrics.config_generation(1);
     let access_log = Arc::new(AccessLog::start(config.log.format));
-    let reloader = Arc::new(Reloader::new(source, Arc::clone(&current), Arc::clone(&metrics)));
+    let reloader =
+        Arc::new(Reloader::new(source, generated_key, Arc::clone(&current), Arc::clone(&metrics)));
     let shared = Shared::new(Arc::clone(&current), metrics, Arc::clone(&access_log));
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(&config.server));
     let edge = Edge::new(shared.clone(), config.server.h2c, &server.configuration);

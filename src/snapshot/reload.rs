@@ -3,6 +3,7 @@
 use super::{Current, build, models};
 use crate::config::sections::Config;
 use crate::config::{Env, Source, load};
+use crate::secret::Secret;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{Metrics, ReloadOutcome};
 use crate::upstream::dns;
@@ -16,6 +17,7 @@ pub struct Reloader {
     current: Arc<Current>,
     metrics: Arc<Metrics>,
     resolver: Option<TokioResolver>,
+    generated_key: Option<Secret>,
     /// Held over a whole reload: two at once would build on the same predecessor.
     turn: Mutex<()>,
 }
@@ -33,8 +35,16 @@ pub enum Outcome {
 
 impl Reloader {
     /// A reloader for this source.
-    pub fn new(source: Source, current: Arc<Current>, metrics: Arc<Metrics>) -> Self {
-        Self { source, current, metrics, resolver: dns::system_resolver(), turn: Mutex::new(()) }
+    ///
+    /// `generated_key` is the caller's key that was made at the start, where none is configured.
+    pub fn new(
+        source: Source,
+        generated_key: Option<Secret>,
+        current: Arc<Current>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let resolver = dns::system_resolver();
+        Self { source, current, metrics, resolver, generated_key, turn: Mutex::new(()) }
     }
 
     /// Reloads now, and starts the background work of what became live.
@@ -76,17 +86,11 @@ impl Reloader {
 
     fn attempt(&self) -> Result<Outcome, String> {
         let previous = self.current.pin();
-        let mut loaded =
+        let loaded =
             load(&self.source, &Env::from_process()).map_err(|faults| faults.to_string())?;
-        if loaded.generated_key.is_some() {
-            // The key printed at start stays valid: a new one would be seen by nobody.
-            loaded.config.keys.clone_from(&previous.config.keys);
-            loaded.hash.clone_from(&previous.hash);
-        }
-        let has_files = |config: &Config| {
-            config.upstreams.iter().any(|u| u.tls.as_ref().is_some_and(|tls| tls.ca.is_some()))
-        };
-        if loaded.config == previous.config && !has_files(&loaded.config) {
+        // The key printed at the start stays valid: a new one would be seen by nobody.
+        let loaded = loaded.keep_generated_key(self.generated_key.as_ref());
+        if loaded.hash == previous.hash {
             return Ok(Outcome::Unchanged(previous.generation));
         }
         let restart = needs_restart(&previous.config, &loaded.config);
