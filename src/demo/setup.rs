@@ -27,9 +27,7 @@ pub fn config_yaml(provider_address: SocketAddr, api_key: &str) -> String {
     base_url: "http://{provider_address}/{name}/v1"
     api_key: {key}
     priority: {priority}
-    timeouts: {{ connect: 1s, first_byte: 15s, first_token: 15s, idle: 5s, total: 2m }}
-    # Trips when asked for faults in a loop, not when asked for each of them once.
-    breaker: {{ failures: 20, within: 10s, eject: 5s }}"#
+    timeouts: {{ connect: 1s, first_byte: 15s, first_token: 15s, idle: 5s, total: 2m }}"#
         )
         .unwrap_or_default(); // a String never fails
     }
@@ -48,6 +46,7 @@ routes:
   - models: ["demo/fails-*", "demo/refuses-*", "demo/error-*"]
     upstreams: [demo-main, demo-spare]
     balance: priority
+    retry: {{ budget: 1 }}   # every call here is one; a real route would cap them
   - models: ["*"]
     upstreams: [demo-main, demo-spare]
 "#

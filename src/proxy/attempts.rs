@@ -53,7 +53,8 @@ async fn attempts(
     let order = route.order().filter_map(|index| snapshot.upstreams.get(index));
     for upstream in order.take(usize::try_from(route.retry.attempts).unwrap_or(usize::MAX)) {
         if let (Some(failure), Some(from)) = (failures.last(), &ctx.outcome.upstream) {
-            if !route.budget.withdraw(ctx.shared.current.begun.elapsed()) {
+            let free = failure.is_without_load();
+            if !free && !route.budget.withdraw(ctx.shared.current.begun.elapsed()) {
                 tracing::warn!(upstream = %from, "no retry: the retry budget is spent");
                 break;
             }

@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(clock.next(None).1, Due::Expired(Expired::FirstByte));
         let comment = now + Duration::from_secs(1);
         assert_eq!(clock.next(Some(comment)), (comment, Due::Comment));
-        let later = now + Duration::from_secs(60);
+        let later = now + Duration::from_mins(1);
         clock.header_came(later);
         assert_eq!(clock.next(None).1, Due::Expired(Expired::FirstToken));
         clock.token_came();

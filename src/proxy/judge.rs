@@ -38,6 +38,12 @@ impl Failure {
         Self { outcome, retry_after: None, what: what.into() }
     }
 
+    /// Whether the attempt put no load on any upstream, so that going on to the next one multiplies
+    /// nothing and the retry budget need not pay for it.
+    pub(super) fn is_without_load(&self) -> bool {
+        matches!(self.outcome, Outcome::ConnectError | Outcome::TlsError)
+    }
+
     /// The failure of an attempt that ran out of time.
     pub(super) fn expired(expired: Expired) -> Self {
         let what = match expired {
@@ -186,7 +192,7 @@ mod tests {
         assert_eq!(read("retry-after-ms", "1500"), Some(Duration::from_millis(1500)));
         assert_eq!(
             read("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT"),
-            Some(Duration::from_secs(60))
+            Some(Duration::from_mins(1))
         );
         for wrong in ["-1", "soon", "", "Sun, 06 Nov 1994 08:00:00 GMT", "NaN"] {
             assert_eq!(read("retry-after", wrong), None, "{wrong}");

@@ -11,6 +11,7 @@ pub mod edge;
 mod finish;
 mod forward;
 mod head;
+mod headers;
 mod judge;
 mod relay;
 mod respond;

@@ -4,6 +4,7 @@ use super::caller::{Caller, Interrupted};
 use super::clock::{Clock, Expired};
 use super::context::{Call, Ctx};
 use super::forward::{Connection, Stopped};
+use super::headers::reply_header;
 use super::judge::{self, Failure, Judgement};
 use super::respond;
 use crate::error::{Kind, Rejection};
@@ -12,11 +13,7 @@ use crate::protocol::tap::{PlainTap, StreamTap, error_in_body};
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::Upstream;
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue,
-    SERVER, TRANSFER_ENCODING,
-};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use pingora::http::ResponseHeader;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -338,88 +335,4 @@ fn reason(failure: &Failure) -> Broken {
 
 fn kind(failure: &Failure) -> Kind {
     if failure.outcome == Outcome::Timeout { Kind::UpstreamTimeout } else { Kind::UpstreamError }
-}
-
-const UPSTREAM: HeaderName = HeaderName::from_static("x-cirque-upstream");
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-cirque-attempts");
-
-/// The caller's header of a relayed reply: the upstream's, less what speaks of its own house
-/// (WIRE section 8), signed by us. `length` is known where the whole body is held.
-fn reply_header(
-    caller: &Caller<'_>,
-    ctx: &Ctx,
-    reply: &Reply<'_>,
-    length: Option<usize>,
-) -> Box<ResponseHeader> {
-    let mut header = respond::blank(reply.header.status);
-    let from = &reply.header.headers;
-    for (name, value) in from.iter().filter(|(name, _)| is_passed(name) && !is_hop(from, name)) {
-        respond::add(&mut header, name.clone(), value.clone());
-    }
-    if let Some(length) = length {
-        respond::set(&mut header, CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    if !header.headers.contains_key(CONTENT_LENGTH) && caller.is_http11() {
-        respond::set(&mut header, TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    if let Ok(name) = HeaderValue::from_str(&reply.upstream.name) {
-        respond::set(&mut header, UPSTREAM, name);
-    }
-    respond::set(&mut header, ATTEMPTS, HeaderValue::from(ctx.outcome.attempts));
-    caller.signature().sign(&mut header);
-    header
-}
-
-/// Whether the upstream's `Connection` names this header as meant for the next hop alone.
-fn is_hop(headers: &HeaderMap, name: &HeaderName) -> bool {
-    let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|hop| hop.trim().eq_ignore_ascii_case(name.as_str()))
-}
-
-/// Headers of an upstream's reply that stay behind: hop by hop ones, those that would speak for our
-/// host, those of its edge, and limits that are ours with it and not the caller's with us.
-fn is_passed(name: &HeaderName) -> bool {
-    const KEPT_BACK: [&str; 17] = [
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "upgrade",
-        "set-cookie",
-        "alt-svc",
-        "strict-transport-security",
-        "openai-organization",
-        "openai-project",
-        "nel",
-        "report-to",
-        "via",
-        "x-powered-by",
-        "x-request-id",
-        "request-id",
-    ];
-    const FAMILIES: [&str; 4] = ["access-control-", "x-ratelimit-", "anthropic-ratelimit-", "cf-"];
-    let text = name.as_str();
-    *name != CONNECTION
-        && *name != TRANSFER_ENCODING
-        && *name != SERVER
-        && *name != DATE
-        && !KEPT_BACK.contains(&text)
-        && !FAMILIES.iter().any(|family| text.starts_with(family))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_of_the_upstreams_own_house_stay_behind() {
-        for kept in ["set-cookie", "access-control-allow-origin", "cf-ray", "server", "connection"]
-        {
-            assert!(!is_passed(&HeaderName::from_static(kept)), "{kept}");
-        }
-        for passed in ["content-type", "x-generation-id", "retry-after", "openai-processing-ms"] {
-            assert!(is_passed(&HeaderName::from_static(passed)), "{passed}");
-        }
-    }
 }
