@@ -38,6 +38,8 @@ pub struct Framer {
     data: Vec<u8>,
     has_data: bool,
     bytes: usize,
+    /// Bytes since the last place where an event of our own may stand.
+    unfinished: usize,
     skipped: u64,
 }
 
@@ -68,9 +70,12 @@ impl Framer {
     pub fn push(&mut self, chunk: &[u8], mut on: impl FnMut(Event<'_>)) {
         let mut rest = self.after_mark(chunk);
         let mut here = Here::default();
+        self.unfinished += chunk.len();
+        self.mark_boundary(rest);
         while let Some(first) = rest.first() {
             if std::mem::take(&mut self.after_cr) && *first == b'\n' {
                 rest = rest.get(1..).unwrap_or_default();
+                self.mark_boundary(rest);
                 continue;
             }
             let Some(end) = memchr2(b'\n', b'\r', rest) else {
@@ -89,6 +94,7 @@ impl Framer {
                 Line::Field => self.end_line(line),
                 Line::Comment => {}
             }
+            self.mark_boundary(rest);
         }
         self.keep(&here);
     }
@@ -99,6 +105,19 @@ impl Framer {
     pub fn at_boundary(&self) -> bool {
         let in_mark = self.mark > 0 && self.mark < BYTE_ORDER_MARK.len();
         !self.is_open && self.line == Line::Start && !in_mark
+    }
+
+    /// How many of the last bytes belong to an event that is not whole yet; 0 at a boundary.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.unfinished
+    }
+
+    /// Notes how much of the chunk follows the last boundary.
+    fn mark_boundary(&mut self, rest: &[u8]) {
+        if self.at_boundary() {
+            self.unfinished = rest.len();
+        }
     }
 
     /// Events passed over because they were too long.
@@ -269,6 +288,19 @@ mod tests {
     fn a_name_does_not_outlive_its_event() {
         let stream = b"event: a\ndata: 1\n\ndata: 2\n\nevent: b\n\ndata: 3\n\n";
         assert_eq!(events(stream.chunks(1)), expected(&[("a", "1"), ("", "2"), ("", "3")]));
+    }
+
+    #[test]
+    fn an_unfinished_event_is_as_long_as_what_follows_the_last_boundary() {
+        let stream = b"\xef\xbb\xbf: c\r\n\r\nevent: a\r\ndata: 1\r\n\r\ndata: 2\n\n\n: d\ndata: 3";
+        for size in 1..=stream.len() {
+            let mut framer = Framer::new();
+            for chunk in stream.chunks(size) {
+                framer.push(chunk, |_| {});
+                assert_eq!(framer.at_boundary(), framer.unfinished() == 0, "in chunks of {size}");
+            }
+            assert_eq!(framer.unfinished(), "data: 3".len(), "in chunks of {size}");
+        }
     }
 
     #[test]

@@ -234,13 +234,41 @@ async fn follow(
                 clock.token_came();
                 ctx.outcome.first_token = Some(now);
             }
-            caller.between_events = tap.at_boundary();
+            let whole = end.is_some() && (tap.is_complete() || tap.fault().is_some());
+            let half = if whole { Vec::new() } else { split_half_event(&mut pieces, tap) };
+            caller.between_events = !half.is_empty() || tap.at_boundary();
             caller.send(&mut pieces).await?;
+            pieces = half;
         }
         if let Some(end) = end {
             return Ok(end);
         }
     }
+}
+
+/// Takes an event that is not whole yet off the end of what is to be sent. No client can use half an
+/// event, and one that an upstream cut off would garble the error event that has to follow it. One
+/// that grows past [`HOLD_STREAM`] is let through as it comes.
+fn split_half_event(pieces: &mut Vec<Bytes>, tap: &StreamTap) -> Vec<Bytes> {
+    let mut left = tap.unfinished();
+    let unsent: usize = pieces.iter().map(Bytes::len).sum();
+    if left == 0 || left > unsent.min(HOLD_STREAM) {
+        return Vec::new();
+    }
+    let mut half = Vec::new();
+    while let Some(mut piece) = pieces.pop() {
+        let cut = piece.len().saturating_sub(left);
+        left -= piece.len() - cut;
+        half.push(piece.split_off(cut));
+        if left == 0 {
+            if cut > 0 {
+                pieces.push(piece);
+            }
+            break;
+        }
+    }
+    half.reverse();
+    half
 }
 
 /// The failure of a stream that nothing has been sent of yet.
@@ -324,7 +352,7 @@ async fn close(
         "the upstream broke off; the answer above is incomplete"
     };
     let rejection = Rejection::new(kind, message);
-    let last_words = errors::in_band(call.dialect, &rejection, tap.at_boundary());
+    let last_words = errors::in_band(call.dialect, &rejection, caller.between_events);
     caller.end_with(last_words).await?;
     Ok(Relayed::Broken { reason, code: kind.row().code, in_band: true })
 }
@@ -335,4 +363,36 @@ fn reason(failure: &Failure) -> Broken {
 
 fn kind(failure: &Failure) -> Kind {
     if failure.outcome == Outcome::Timeout { Kind::UpstreamTimeout } else { Kind::UpstreamError }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Dialect;
+
+    #[test]
+    fn half_an_event_is_kept_back_wherever_the_pieces_are_cut() {
+        let stream = b"data: {\"a\":1}\n\n: c\n\ndata: {\"b\"";
+        for size in 1..stream.len() {
+            let mut tap = StreamTap::new(Dialect::Chat);
+            let mut pieces: Vec<Bytes> = stream.chunks(size).map(Bytes::copy_from_slice).collect();
+            pieces.iter().for_each(|piece| tap.push(piece));
+            let half = split_half_event(&mut pieces, &tap);
+            assert_eq!(half.concat(), b"data: {\"b\"", "in pieces of {size}");
+            assert_eq!(pieces.concat(), b"data: {\"a\":1}\n\n: c\n\n", "in pieces of {size}");
+            assert!(pieces.iter().all(|piece| !piece.is_empty()));
+        }
+    }
+
+    #[test]
+    fn a_half_event_that_grows_too_long_is_let_through() {
+        let mut tap = StreamTap::new(Dialect::Chat);
+        let mut pieces = vec![Bytes::from(format!("data: {}", "x".repeat(HOLD_STREAM)))];
+        pieces.iter().for_each(|piece| tap.push(piece));
+        assert!(split_half_event(&mut pieces, &tap).is_empty());
+        tap.push(b"y");
+        let mut more = vec![Bytes::from_static(b"y")];
+        assert!(split_half_event(&mut more, &tap).is_empty());
+        assert_eq!((pieces.len(), more.len()), (1, 1));
+    }
 }

@@ -119,6 +119,12 @@ impl StreamTap {
         self.framer.at_boundary()
     }
 
+    /// How many of the last bytes belong to an event that is not whole yet.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.framer.unfinished()
+    }
+
     /// Events that were read as data and are not JSON.
     #[must_use]
     pub fn garbled(&self) -> u64 {
