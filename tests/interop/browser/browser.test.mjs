@@ -36,8 +36,9 @@ async function serve(body) {
   const page = `<!doctype html><meta charset="utf-8"><script>window.settings=${settings}</script>
     <script type="module" src="/page.js"></script>`;
   const server = createServer((request, response) => {
-    const [type, text] = request.url === "/page.js" ? ["text/javascript", body] : ["text/html", page];
-    response.writeHead(200, { "content-type": `${type}; charset=utf-8` }).end(text);
+    const isScript = request.url === "/page.js";
+    const type = `text/${isScript ? "javascript" : "html"}; charset=utf-8`;
+    response.writeHead(200, { "content-type": type }).end(isScript ? body : page);
   });
   await new Promise((done) => server.listen(0, "127.0.0.1", done));
   return server;
@@ -57,7 +58,8 @@ async function visit(address) {
     page.on("console", (line) => complaints.push(line.text()));
     page.on("pageerror", (error) => complaints.push(String(error)));
     await page.goto(address);
-    await page.waitForFunction("window.results", undefined, { timeout: PATIENCE }).catch((error) => {
+    const timeout = PATIENCE;
+    await page.waitForFunction("window.results", undefined, { timeout }).catch((error) => {
       throw new Error([error.message, ...complaints].join("\n"));
     });
     return { results: await page.evaluate("window.results"), complaints };

@@ -39,7 +39,11 @@ test("each error has its class", async () => {
   const wrong = claude.withOptions({ apiKey: "sk-wrong" });
   const cases = [
     [() => wrong.messages.create(asked), Anthropic.AuthenticationError, "authentication_error"],
-    [() => claude.messages.create({ ...asked, messages: [] }), Anthropic.BadRequestError, "invalid_request_error"],
+    [
+      () => claude.messages.create({ ...asked, messages: [] }),
+      Anthropic.BadRequestError,
+      "invalid_request_error",
+    ],
     [
       () => claude.messages.create({ ...asked, model: "demo/fails-everywhere" }),
       Anthropic.InternalServerError,

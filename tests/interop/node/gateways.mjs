@@ -16,8 +16,9 @@ const {
 // Milliseconds until the header; the gateway gives up on an upstream long before.
 const timeout = 20_000;
 
-export const demo = new OpenAI({ baseURL: `${INTEROP_DEMO}/v1`, apiKey: INTEROP_DEMO_KEY, timeout });
-export const faults = new OpenAI({ baseURL: `${INTEROP_FAULTS}/v1`, apiKey: INTEROP_KEY, timeout });
+const openai = (host, apiKey) => new OpenAI({ baseURL: `${host}/v1`, apiKey, timeout });
+export const demo = openai(INTEROP_DEMO, INTEROP_DEMO_KEY);
+export const faults = openai(INTEROP_FAULTS, INTEROP_KEY);
 export const narrow = faults.withOptions({ apiKey: INTEROP_NARROW_KEY });
 export const claude = new Anthropic({ baseURL: INTEROP_DEMO, apiKey: INTEROP_DEMO_KEY, timeout });
 

@@ -65,7 +65,7 @@ def test_upstreams_at_their_limit_are_a_rate_limit_error(faults, scripted):
 
 
 @pytest.mark.parametrize("script", ["status-500", "status-503", "status-529", "half-body"])
-def test_failing_upstreams_are_a_server_error_that_the_sdk_does_not_repeat(faults, scripted, script):
+def test_failing_upstreams_are_a_server_error_not_repeated(faults, scripted, script):
     model = scripted(script)
     with pytest.raises(openai.InternalServerError) as caught:
         ask(faults, model.name)
