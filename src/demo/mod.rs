@@ -1,7 +1,7 @@
 //! The simulated provider of `cirque demo`: chat, responses, messages, embeddings and models, with
 //! faults on request, inside the process.
 //!
-//! What is answered is decided by pure functions as a [`reply::Reply`] before the first byte is
+//! What is answered is decided by pure functions as a `Reply` before the first byte is
 //! sent; this file alone reads and writes the connection.
 
 mod answer;
