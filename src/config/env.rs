@@ -12,8 +12,14 @@ const USUAL_FILE: &str = "conf/gateway.yaml";
 pub enum Source {
     /// A YAML file.
     File(PathBuf),
-    /// YAML text from inside the process, such as the demonstration's.
-    Text(String),
+    /// The demonstration's own YAML text; with a file, that file's settings over the demonstration's
+    /// upstreams and routes.
+    Demo {
+        /// The text.
+        text: String,
+        /// The file.
+        file: Option<PathBuf>,
+    },
     /// Environment variables alone.
     Environment,
 }

@@ -64,20 +64,34 @@ impl Loaded {
 pub fn load(source: &Source, env: &Env) -> Result<Loaded, Faults> {
     match source {
         Source::File(path) => {
-            let name = path.display().to_string();
-            let text = read_file(path).map_err(|faults| *faults)?;
-            let mut watched = BTreeSet::new();
-            let config = check_file(&name, &text, env, Some(&mut watched))?;
-            watched.remove(path);
-            let watched = std::iter::once(path.clone()).chain(watched).collect();
-            Ok(config.into_loaded(watched))
+            read_and_check(path, env).map(|(checked, watched)| checked.into_loaded(watched))
         }
-        Source::Text(text) => check_file("built-in", text, env, Some(&mut BTreeSet::new()))
-            .map(|checked| checked.into_loaded(Vec::new())),
+        Source::Demo { text, file } => {
+            let demo = check_file("demo", text, env, Some(&mut BTreeSet::new()))?;
+            let Some(path) = file else { return Ok(demo.into_loaded(Vec::new())) };
+            let (mut checked, watched) = read_and_check(path, env)?;
+            let Config { keys, upstreams, routes, .. } = demo.config;
+            checked.config.upstreams = upstreams;
+            checked.config.routes = routes;
+            let taken = |key: &KeyConfig| checked.config.keys.iter().any(|k| k.name == key.name);
+            let free: Vec<_> = keys.into_iter().filter(|key| !taken(key)).collect();
+            checked.config.keys.extend(free);
+            Ok(checked.into_loaded(watched))
+        }
         Source::Environment => {
             check_environment(env).map(|checked| checked.into_loaded(Vec::new()))
         }
     }
+}
+
+/// Checks a file; with the file itself and every file it refers to.
+fn read_and_check(path: &PathBuf, env: &Env) -> Result<(Checked, Vec<PathBuf>), Faults> {
+    let name = path.display().to_string();
+    let text = read_file(path).map_err(|faults| *faults)?;
+    let mut watched = BTreeSet::new();
+    let checked = check_file(&name, &text, env, Some(&mut watched))?;
+    watched.remove(path);
+    Ok((checked, std::iter::once(path.clone()).chain(watched).collect()))
 }
 
 /// Reads and checks a file's text without a world around it: no variable is set, no file is read.

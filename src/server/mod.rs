@@ -68,10 +68,7 @@ pub fn demo(file: Option<PathBuf>) -> u8 {
         .filter(|key| !key.is_empty())
         .map_or_else(cli::random_key, str::to_owned);
     let env = Env::from_process();
-    let source = match file {
-        Some(file) => Source::File(file),
-        None => Source::Text(demo::config_yaml(provider.address, &key)),
-    };
+    let source = Source::Demo { text: demo::config_yaml(provider.address, &key), file };
     match config::load(&source, &env) {
         Ok(loaded) => serve(loaded, source, Some((provider, Secret::new(key)))),
         Err(faults) => {

@@ -101,3 +101,20 @@ async fn the_demo_lists_its_models() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_demo_serves_a_file_of_ones_own_without_its_upstreams() {
+    let dir = TempDir::new().unwrap();
+    let file = "keys: [{ name: mine, secret: sk-mine }]\n\
+                upstreams: [{ name: far, base_url: \"http://far.invalid/v1\" }]\n\
+                cors: { allowed_origins: [\"https://mine.example\"] }\n";
+    std::fs::write(dir.path().join("mine.yaml"), file).unwrap();
+    let env = [("PROXY_PORT", "0"), ("ADMIN_LISTEN", "127.0.0.1:0")];
+    let gateway = Gateway::launch(&["demo", "-c", "mine.yaml"], &env, dir).await;
+    let request = call("sk-mine", "demo/chat", false).header("origin", "https://mine.example");
+    let reply = gateway.call(&request).await;
+    let granted = reply.assert_ok().header("access-control-allow-origin");
+    assert_eq!(granted, Some("https://mine.example"));
+    let upstream = reply.header("x-cirque-upstream").unwrap();
+    assert!(upstream.starts_with("demo-"), "{upstream}");
+}
