@@ -125,10 +125,10 @@ async fn attempt(
     let (mut connection, header) = reach(caller, ctx, call, upstream, &mut clock).await?;
     let reply = Reply { connection: &mut connection, header, upstream };
     let relayed = relay(caller, ctx, call, reply, &mut clock).await;
-    let connector = &ctx.shared.connector;
+    let connectors = &ctx.shared.connectors;
     match &relayed {
-        Ok(Relayed::Whole(_)) => connection.release(connector).await,
-        Ok(Relayed::Broken { .. }) | Err(_) => connection.discard(connector).await,
+        Ok(Relayed::Whole(_)) => connection.release(connectors).await,
+        Ok(Relayed::Broken { .. }) | Err(_) => connection.discard(connectors).await,
     }
     relayed
 }
@@ -142,10 +142,10 @@ async fn reach(
     upstream: &Upstream,
     clock: &mut Clock,
 ) -> Result<(Connection, Box<ResponseHeader>), Stopped> {
-    let connector = &ctx.shared.connector;
+    let connectors = &ctx.shared.connectors;
     let mut stale = 0;
     loop {
-        let mut connection = forward::connect(connector, upstream, caller, clock).await?;
+        let mut connection = forward::connect(connectors, upstream, caller, clock).await?;
         let begun = Instant::now();
         let answered = talk(caller, ctx, call, upstream, (&mut connection, clock)).await;
         match answered {
@@ -157,7 +157,7 @@ async fn reach(
             Err(stopped) => {
                 let dead = connection.reused
                     && matches!(&stopped, Stopped::Failed(f) if f.outcome == Outcome::Reset);
-                connection.discard(connector).await;
+                connection.discard(connectors).await;
                 stale += usize::from(dead);
                 if !dead || stale > STALE_CONNECTIONS {
                     return Err(stopped);

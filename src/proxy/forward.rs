@@ -3,6 +3,7 @@
 
 use super::caller::{Caller, Interrupted};
 use super::clock::Clock;
+use super::connectors::Connectors;
 use super::context::Call;
 use super::judge::Failure;
 use crate::telemetry::metrics::Outcome;
@@ -11,7 +12,6 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
     USER_AGENT,
 };
-use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
@@ -59,29 +59,27 @@ impl Connection {
     }
 
     /// Gives the connection back to the pool, if a whole request and a whole reply went over it.
-    pub(super) async fn release(mut self, connector: &Connector) {
+    pub(super) async fn release(mut self, connectors: &Connectors) {
         if !self.request_whole || !self.session.response_done() {
-            return self.discard(connector).await;
+            return self.discard(connectors).await;
         }
-        let idle = self.peer.options.idle_timeout;
-        connector.release_http_session(self.session, &*self.peer, idle).await;
+        connectors.release(self.session, &self.peer).await;
     }
 
     /// Ends the connection (HTTP/1.1) or its one stream (HTTP/2) at once, so that the upstream
     /// stops generating.
-    pub(super) async fn discard(mut self, connector: &Connector) {
+    pub(super) async fn discard(mut self, connectors: &Connectors) {
         self.session.shutdown().await;
         if matches!(self.session, HttpSession::H2(_)) {
             // The connection serves other streams; the connector must learn that this one ended.
-            let idle = self.peer.options.idle_timeout;
-            connector.release_http_session(self.session, &*self.peer, idle).await;
+            connectors.release(self.session, &self.peer).await;
         }
     }
 }
 
 /// Connects to the upstream, address by address.
 pub(super) async fn connect(
-    connector: &Connector,
+    connectors: &Connectors,
     upstream: &Upstream,
     caller: &mut Caller<'_>,
     clock: &mut Clock,
@@ -96,10 +94,7 @@ pub(super) async fn connect(
     }
     let mut failure = Failure::new(Outcome::ConnectError, "its name has no address");
     for peer in peers {
-        // Pingora's future for a new TLS connection is 28 KB; on the heap it is gone once connected
-        // and no open stream has to carry room for it.
-        let connecting = Box::pin(connector.get_http_session(&*peer));
-        match caller.until(clock, connecting).await? {
+        match caller.until(clock, connectors.connect(&peer)).await? {
             Ok((session, reused)) => {
                 return Ok(Connection { session, reused, request_whole: false, peer });
             }

@@ -6,6 +6,7 @@ mod attempts;
 mod body;
 mod caller;
 mod clock;
+mod connectors;
 mod context;
 pub mod edge;
 mod finish;
@@ -21,15 +22,11 @@ use crate::snapshot::Current;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use async_trait::async_trait;
+use connectors::Connectors;
 use context::{Ctx, Ended};
-use pingora::connectors::ConnectorOptions;
-use pingora::connectors::http::Connector;
 use pingora::prelude::{Error, HttpPeer, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::sync::Arc;
-
-/// Idle connections kept to all upstreams together; the least recently used goes first.
-const IDLE_CONNECTIONS: usize = 4_096;
 
 /// What every request shares.
 #[derive(Clone)]
@@ -40,15 +37,14 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The access log.
     pub access_log: Arc<AccessLog>,
-    /// Connections to upstreams: pooling, TLS, HTTP/1.1 and HTTP/2.
-    pub connector: Arc<Connector>,
+    /// Connections to upstreams.
+    pub connectors: Arc<Connectors>,
 }
 
 impl Shared {
     /// Shared state around a snapshot.
     pub fn new(current: Arc<Current>, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
-        let connector = Arc::new(Connector::new(Some(ConnectorOptions::new(IDLE_CONNECTIONS))));
-        Self { current, metrics, access_log, connector }
+        Self { current, metrics, access_log, connectors: Arc::new(Connectors::new()) }
     }
 }
 

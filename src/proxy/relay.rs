@@ -9,7 +9,7 @@ use super::judge::{self, Failure, Judgement};
 use super::respond;
 use crate::error::{Kind, Rejection};
 use crate::protocol::errors;
-use crate::protocol::tap::{PlainTap, StreamTap, error_in_body};
+use crate::protocol::tap::{PlainTap, StreamTap};
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::Upstream;
 use bytes::Bytes;
@@ -102,14 +102,17 @@ pub(super) async fn plain(
         Judgement::Good => Outcome::Ok,
         Judgement::CallersFault | Judgement::Next(_) => Outcome::Status4xx,
     };
-    if outcome == Outcome::Ok && ended && !is_encoded(&reply.header) {
-        let fault = match held.as_slice() {
-            [whole] => error_in_body(whole),
-            pieces => error_in_body(&pieces.concat()),
-        };
-        if fault.is_some() {
+    let mut tap = PlainTap::new(call.dialect);
+    for piece in &held {
+        tap.push(piece);
+    }
+    let (whole, tap) = if ended { (Some(tap.finish()), None) } else { (None, Some(tap)) };
+    if let Some(reading) = whole {
+        let is_good = outcome == Outcome::Ok && !is_encoded(&reply.header);
+        if is_good && reading.fault.is_some() {
             return Err(Failure::new(Outcome::ErrorBody, "an error in a 200 reply").into());
         }
+        ctx.outcome.reading = reading;
     }
     if caller.begun {
         // The caller asked for a stream and has had a comment; JSON cannot follow.
@@ -119,12 +122,15 @@ pub(super) async fn plain(
     let header = reply_header(caller, ctx, &reply, length);
     ctx.outcome.status = Some(status);
     call.body = Bytes::new();
-    let mut tap = PlainTap::new(call.dialect);
-    for piece in &held {
-        tap.push(piece);
-    }
-    let sent = forward_plain(caller, reply.connection, clock, (header, held), &mut tap).await;
-    ctx.outcome.reading = tap.finish();
+    let sent = match tap {
+        None => finish_plain(caller, header, held).await,
+        Some(mut tap) => {
+            let rest = forward_plain(caller, reply.connection, clock, (header, held), &mut tap);
+            let sent = rest.await;
+            ctx.outcome.reading = tap.finish();
+            sent
+        }
+    };
     match sent {
         Ok(()) => Ok(Relayed::Whole(outcome)),
         Err(Stopped::CallerGone) => Err(Stopped::CallerGone),
@@ -133,6 +139,17 @@ pub(super) async fn plain(
             Ok(Relayed::Broken { reason: reason(&failure), code: kind.row().code, in_band: false })
         }
     }
+}
+
+/// Sends a reply that is held whole.
+async fn finish_plain(
+    caller: &mut Caller<'_>,
+    header: Box<ResponseHeader>,
+    mut pieces: Vec<Bytes>,
+) -> Result<(), Stopped> {
+    caller.begin(header).await?;
+    caller.send(&mut pieces).await?;
+    Ok(caller.end().await?)
 }
 
 async fn forward_plain(

@@ -89,7 +89,11 @@ fn read_reply(notes: &mut Notes, dialect: Dialect, body: &[u8]) {
         Dialect::Responses => read_into::<responses::Reply>(body).note(notes),
         Dialect::Messages => read_into::<anthropic::Reply>(body).note(notes),
     }
-    if notes.reading.fault.is_none() {
+    // A reply that names itself or its usage and has no such member holds no error: most end here,
+    // read once.
+    let Reading { model, id, usage, fault, .. } = &notes.reading;
+    let is_reply = model.is_some() || id.is_some() || usage.is_some();
+    if fault.is_none() && (!is_reply || memmem::find(body, b"\"error\"").is_some()) {
         notes.fault(error_in_body(body));
     }
 }
