@@ -393,7 +393,9 @@ mod tests {
         for size in 1..stream.len() {
             let mut tap = StreamTap::new(Dialect::Chat);
             let mut pieces: Vec<Bytes> = stream.chunks(size).map(Bytes::copy_from_slice).collect();
-            pieces.iter().for_each(|piece| tap.push(piece));
+            for piece in &pieces {
+                tap.push(piece);
+            }
             let half = split_half_event(&mut pieces, &tap);
             assert_eq!(half.concat(), b"data: {\"b\"", "in pieces of {size}");
             assert_eq!(pieces.concat(), b"data: {\"a\":1}\n\n: c\n\n", "in pieces of {size}");
@@ -405,7 +407,9 @@ mod tests {
     fn a_half_event_that_grows_too_long_is_let_through() {
         let mut tap = StreamTap::new(Dialect::Chat);
         let mut pieces = vec![Bytes::from(format!("data: {}", "x".repeat(HOLD_STREAM)))];
-        pieces.iter().for_each(|piece| tap.push(piece));
+        for piece in &pieces {
+            tap.push(piece);
+        }
         assert!(split_half_event(&mut pieces, &tap).is_empty());
         tap.push(b"y");
         let mut more = vec![Bytes::from_static(b"y")];
