@@ -175,6 +175,11 @@ impl<'s> Caller<'s> {
         self.write(COMMENT, false).await
     }
 
+    /// From here on the reply is no stream: a comment would be part of it.
+    pub(super) const fn mute(&mut self) {
+        self.comment_after = None;
+    }
+
     /// Sends the reply's header.
     pub(super) async fn begin(&mut self, header: Box<ResponseHeader>) -> Result<(), Interrupted> {
         self.begun = true;

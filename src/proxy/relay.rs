@@ -142,6 +142,7 @@ async fn forward_plain(
     (header, mut pieces): (Box<ResponseHeader>, Vec<Bytes>),
     tap: &mut PlainTap,
 ) -> Result<(), Stopped> {
+    caller.mute();
     caller.begin(header).await?;
     loop {
         caller.send(&mut pieces).await?;

@@ -21,6 +21,7 @@ mod drain;
 mod failover;
 mod harness;
 mod headers;
+mod hard_luck;
 mod models;
 mod passthrough;
 mod paths;

@@ -1,0 +1,78 @@
+//! An unlucky world: upstreams that refuse to read, lie about lengths or die quietly, and callers
+//! that are old, slow or gone.
+
+use crate::harness::{
+    Authority, Config, FINISH, Framing, Gate, Gateway, Origin, Reply, Request, assert_openai_error,
+    chat, chat_stream, delta, serving, serving_with, within_time,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+const PATH: &str = "/v1/chat/completions";
+/// Far below every deadline that is not meant to decide a test.
+const SOON: Duration = Duration::from_secs(8);
+
+/// A call too large for the buffers of any socket.
+fn huge() -> Request {
+    let filler = "x".repeat(20_000_000);
+    Request::new("POST", PATH).json_text(chat().to_string().replace("\"hi\"", &format!("\"{filler}\"")))
+}
+
+/// A call's reply, long before the deadlines of the upstream.
+async fn soon(gateway: &Gateway, request: &Request) -> crate::harness::Response {
+    let mut client = gateway.client().await;
+    within_time(SOON, "a reply", client.try_call(request)).await.expect("a reply")
+}
+
+/// An upstream that reads the beginning of one request, says `answer`, and then neither reads nor
+/// writes nor closes.
+async fn deaf(answer: &'static str, tls: Option<TlsAcceptor>) -> String {
+    async fn play(mut io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, answer: &str) {
+        let mut begin = [0; 1024];
+        if io.read(&mut begin).await.is_ok() && !begin.starts_with(b"GET") {
+            io.write_all(answer.as_bytes()).await.unwrap();
+            io.flush().await.unwrap();
+            std::future::pending::<()>().await;
+        }
+    }
+    async fn serve(tcp: TcpStream, tls: Option<TlsAcceptor>, answer: &str) {
+        match tls {
+            Some(tls) => play(tls.accept(tcp).await.unwrap(), answer).await,
+            None => play(tcp, answer).await,
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(serve(tcp, tls.clone(), answer));
+        }
+    });
+    format!("{scheme}://{address}/v1")
+}
+
+const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}";
+
+#[tokio::test]
+async fn a_json_reply_to_a_stream_call_is_never_given_comments() {
+    let (origin, gateway) = serving_with("", "keepalive_comment: 1s").await;
+    let (filler, gate) = ("y".repeat(70_000), Gate::new());
+    for framing in [Framing::Length(70_022), Framing::Chunked] {
+        let script = Reply::head(200, "application/json", framing).piece("{\"choices\":[\"");
+        origin.next(script.piece(&filler).wait(&gate).piece("\"],\"a\":1}").end());
+        let mut client = gateway.client().await;
+        let reply = client.open(&Request::post(PATH, &chat_stream())).await;
+        assert_eq!(reply.status, 200);
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        gate.open();
+        let (body, complete) = client.rest().await;
+        let text = String::from_utf8(body).unwrap();
+        assert!(complete && !text.contains("keepalive"), "{framing:?}");
+        assert_eq!(text, format!("{{\"choices\":[\"{filler}\"],\"a\":1}}"));
+    }
+}
