@@ -211,9 +211,12 @@ async fn relay(
         Judgement::Next(outcome) => {
             clock.token_came();
             let retry_after = judge::retry_after(&reply.header.headers, SystemTime::now());
-            let held = relay::hold(caller, reply.connection, clock).await?;
-            if status == 403 && judge::is_moderation(&held.concat()) {
-                return relay::plain(caller, ctx, call, reply, clock, held).await;
+            // Only here does the body decide; any other is not waited for.
+            if status == 403 {
+                let held = relay::hold(caller, reply.connection, clock).await?;
+                if judge::is_moderation(&held.concat()) {
+                    return relay::plain(caller, ctx, call, reply, clock, held).await;
+                }
             }
             let what = format!("status {status}");
             Err(Failure { retry_after, ..Failure::new(outcome, what) }.into())

@@ -59,6 +59,23 @@ async fn deaf(answer: &'static str, tls: Option<TlsAcceptor>) -> String {
 const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}";
 
 #[tokio::test]
+async fn a_failing_status_moves_on_without_waiting_for_its_body() {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("bad", &bad.base_url(), "")
+        .upstream("good", &good.base_url(), "")
+        .route_over("bad, good");
+    let gateway = Gateway::start(&config).await;
+    for body in [chat(), chat_stream()] {
+        bad.always(Reply::head(503, "application/json", Framing::Length(100)).piece("{").hang());
+        for _ in 0..2 {
+            soon(&gateway, &Request::post(PATH, &body)).await.assert_ok();
+        }
+    }
+    assert_eq!(bad.calls().len(), 2);
+}
+
+#[tokio::test]
 async fn a_json_reply_to_a_stream_call_is_never_given_comments() {
     let (origin, gateway) = serving_with("", "keepalive_comment: 1s").await;
     let (filler, gate) = ("y".repeat(70_000), Gate::new());
