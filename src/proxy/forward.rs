@@ -70,11 +70,16 @@ impl Connection {
     /// Ends the connection (HTTP/1.1) or its one stream (HTTP/2) at once, so that the upstream
     /// stops generating.
     pub(super) async fn discard(mut self, connector: &Connector) {
-        self.session.shutdown().await;
-        if matches!(self.session, HttpSession::H2(_)) {
-            // The connection serves other streams; the connector must learn that this one ended.
-            let idle = self.peer.options.idle_timeout;
-            connector.release_http_session(self.session, &*self.peer, idle).await;
+        match &mut self.session {
+            // Dropped and not shut down: over TLS that would wait, without a deadline, for an
+            // upstream that reads no more to take our goodbye.
+            HttpSession::H1(_) | HttpSession::Custom(()) => {}
+            HttpSession::H2(stream) => {
+                stream.shutdown();
+                // The connection serves other streams; the connector must learn that this one ended.
+                let idle = self.peer.options.idle_timeout;
+                connector.release_http_session(self.session, &*self.peer, idle).await;
+            }
         }
     }
 }

@@ -59,6 +59,20 @@ async fn deaf(answer: &'static str, tls: Option<TlsAcceptor>) -> String {
 const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}";
 
 #[tokio::test]
+async fn an_upstream_that_reads_nothing_over_tls_is_left_in_time() {
+    let authority = Authority::new();
+    let tls = TlsAcceptor::from(Arc::new(authority.server("127.0.0.1", &["http/1.1"])));
+    let folder = TempDir::new().unwrap();
+    let ca = authority.write_ca(folder.path());
+    let extra = format!("tls: {{ ca: \"{}\" }}, timeouts: {{ first_byte: 1s }}", ca.display());
+    let config = Config::new().upstream("main", &deaf("", Some(tls)).await, &extra);
+    let gateway = Gateway::start_in(folder, &config).await;
+    let reply = soon(&gateway, &huge()).await;
+    assert_openai_error(&reply, 504, "upstream_timeout");
+    gateway.metric_becomes("cirque_inflight_requests", &[], 0.0).await;
+}
+
+#[tokio::test]
 async fn a_failing_status_moves_on_without_waiting_for_its_body() {
     let (bad, good) = (Origin::start().await, Origin::start().await);
     let config = Config::new()
