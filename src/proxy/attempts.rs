@@ -156,7 +156,7 @@ async fn reach(
             }
             Err(stopped) => {
                 let dead = connection.reused
-                    && matches!(&stopped, Stopped::Failed(f) if f.outcome == Outcome::Reset);
+                    && matches!(&stopped, Stopped::Failed(failure) if failure.may_be_stale);
                 connection.discard(connector).await;
                 stale += usize::from(dead);
                 if !dead || stale > STALE_CONNECTIONS {

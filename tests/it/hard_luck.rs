@@ -107,3 +107,18 @@ async fn a_json_reply_to_a_stream_call_is_never_given_comments() {
         assert_eq!(text, format!("{{\"choices\":[\"{filler}\"],\"a\":1}}"));
     }
 }
+
+#[tokio::test]
+async fn a_used_connection_is_no_excuse_to_ask_a_failing_upstream_again() {
+    for (extra, failure) in [
+        ("http2: always", Reply::reset_at_once()),
+        ("http2: never", Reply::recorded("garbage\r\n\r\n")),
+    ] {
+        let (origin, gateway) = serving_with(extra, "read_timeout: 30s").await;
+        gateway.post(PATH, &chat()).await.assert_ok();
+        origin.always(failure);
+        let reply = gateway.post(PATH, &chat()).await;
+        assert_openai_error(&reply, 502, "upstream_error");
+        assert_eq!(origin.calls().len(), 2, "{extra}");
+    }
+}
