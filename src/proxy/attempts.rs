@@ -157,6 +157,9 @@ async fn reach(
             Err(stopped) => {
                 let dead = connection.reused
                     && matches!(&stopped, Stopped::Failed(failure) if failure.may_be_stale);
+                if matches!(&stopped, Stopped::Failed(f) if f.outcome == Outcome::Timeout) {
+                    connection.retire();
+                }
                 connection.discard(connector).await;
                 stale += usize::from(dead);
                 if !dead || stale > STALE_CONNECTIONS {

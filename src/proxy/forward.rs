@@ -58,6 +58,14 @@ impl Connection {
         matches!(self.session, HttpSession::H2(_))
     }
 
+    /// Keeps further calls off an HTTP/2 connection that gave no answer in time. Nothing else would
+    /// notice that the network under it has died: it stays open and each call would wait again.
+    pub(super) fn retire(&self) {
+        if let HttpSession::H2(stream) = &self.session {
+            stream.conn.mark_shutdown();
+        }
+    }
+
     /// Gives the connection back to the pool, if a whole request and a whole reply went over it.
     pub(super) async fn release(mut self, connector: &Connector) {
         if !self.request_whole || !self.session.response_done() {

@@ -122,3 +122,14 @@ async fn a_used_connection_is_no_excuse_to_ask_a_failing_upstream_again() {
         assert_eq!(origin.calls().len(), 2, "{extra}");
     }
 }
+
+#[tokio::test]
+async fn an_http2_connection_that_gave_no_answer_in_time_gets_no_more_calls() {
+    let (origin, gateway) =
+        serving_with("http2: always, timeouts: { first_byte: 1s }", "read_timeout: 30s").await;
+    origin.next(Reply::silence());
+    assert_openai_error(&gateway.post(PATH, &chat()).await, 504, "upstream_timeout");
+    gateway.post(PATH, &chat()).await.assert_ok();
+    let connections: Vec<_> = origin.calls().iter().map(|call| call.connection).collect();
+    assert_ne!(connections[0], connections[1]);
+}
