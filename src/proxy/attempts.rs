@@ -53,6 +53,9 @@ async fn attempts(
     let order = route.order().filter_map(|index| snapshot.upstreams.get(index));
     for upstream in order.take(usize::try_from(route.retry.attempts).unwrap_or(usize::MAX)) {
         if let (Some(failure), Some(from)) = (failures.last(), &ctx.outcome.upstream) {
+            if ctx.begun.elapsed() >= upstream.config.timeouts.total.0 {
+                break;
+            }
             let free = failure.is_without_load();
             if !free && !route.budget.withdraw(ctx.shared.current.begun.elapsed()) {
                 tracing::warn!(upstream = %from, "no retry: the retry budget is spent");

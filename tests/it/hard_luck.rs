@@ -133,3 +133,20 @@ async fn an_http2_connection_that_gave_no_answer_in_time_gets_no_more_calls() {
     let connections: Vec<_> = origin.calls().iter().map(|call| call.connection).collect();
     assert_ne!(connections[0], connections[1]);
 }
+
+#[tokio::test]
+async fn no_upstream_is_asked_once_the_time_of_the_whole_call_is_over() {
+    let (one, two) = (Origin::start().await, Origin::start().await);
+    let total = "timeouts: { first_byte: 1s, first_token: 1s, idle: 1s, total: 1s }";
+    let config = Config::new()
+        .upstream("slow", &slow.base_url(), total)
+        .upstream("good", &good.base_url(), total)
+        .route_over("slow, good");
+    let gateway = Gateway::start(&config).await;
+    slow.always(Reply::silence());
+    good.always(Reply::silence());
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_openai_error(&reply, 504, "upstream_timeout");
+    assert_eq!(gateway.log_of(&reply).await["attempts"], 1);
+    assert_eq!(slow.calls().len() + good.calls().len(), 1);
+}
