@@ -69,6 +69,10 @@ async fn attempts(
                 ctx.shared.metrics.upstream_call(&upstream.name, failure.outcome);
                 upstream.live.failed(failure.what.as_str(), SystemTime::now());
                 failures.push(failure);
+                if caller.is_gone() {
+                    // Its reply was read for the bill alone; nobody wants another one.
+                    return Err(Ended::CallerGone);
+                }
             }
             Err(Stopped::CallerGone) => {
                 ctx.shared.metrics.upstream_call(&upstream.name, Outcome::Cancelled);

@@ -136,7 +136,7 @@ async fn an_http2_connection_that_gave_no_answer_in_time_gets_no_more_calls() {
 
 #[tokio::test]
 async fn no_upstream_is_asked_once_the_time_of_the_whole_call_is_over() {
-    let (one, two) = (Origin::start().await, Origin::start().await);
+    let (slow, good) = (Origin::start().await, Origin::start().await);
     let total = "timeouts: { first_byte: 1s, first_token: 1s, idle: 1s, total: 1s }";
     let config = Config::new()
         .upstream("slow", &slow.base_url(), total)
@@ -149,4 +149,29 @@ async fn no_upstream_is_asked_once_the_time_of_the_whole_call_is_over() {
     assert_openai_error(&reply, 504, "upstream_timeout");
     assert_eq!(gateway.log_of(&reply).await["attempts"], 1);
     assert_eq!(slow.calls().len() + good.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_a_caller_that_has_left() {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("bad", &bad.base_url(), "on_disconnect: drain, priority: 1")
+        .upstream("good", &good.base_url(), "on_disconnect: drain, priority: 2")
+        .route(
+            "models: [\"*\"], upstreams: [bad, good], balance: priority, \
+             retry: { attempts: 3, budget: 1.0 }",
+        );
+    let gateway = Gateway::start(&config).await;
+    let gate = Gate::new();
+    bad.next(Reply::error(503).after(&gate));
+    let mut client = gateway.client().await;
+    client.send_request(&Request::post(PATH, &chat())).await;
+    bad.call(0).await;
+    drop(client);
+    // The gateway sees the caller leave before the test goes on.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    gate.open();
+    let line = gateway.log_where(|line| line["finish"] == "cancelled").await;
+    assert_eq!(line["attempts"], 1, "{line}");
+    assert!(good.calls().is_empty());
 }
