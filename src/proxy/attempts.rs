@@ -54,7 +54,7 @@ async fn attempts(
     for upstream in order.take(usize::try_from(route.retry.attempts).unwrap_or(usize::MAX)) {
         if let (Some(failure), Some(from)) = (failures.last(), &ctx.outcome.upstream) {
             if ctx.begun.elapsed() >= upstream.config.timeouts.total.0 {
-                break;
+                continue;
             }
             let free = failure.is_without_load();
             if !free && !route.budget.withdraw(ctx.shared.current.begun.elapsed()) {
