@@ -175,3 +175,15 @@ async fn nobody_is_asked_for_a_caller_that_has_left() {
     assert_eq!(line["attempts"], 1, "{line}");
     assert!(good.calls().is_empty());
 }
+
+#[tokio::test]
+async fn one_content_length_reaches_the_caller() {
+    let (origin, gateway) = serving().await;
+    let body = format!("{{\"choices\":[\"{}\"]}}", "y".repeat(70_000));
+    let twice = format!("content-length: {}\r\n", body.len()).repeat(2);
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{twice}\r\n");
+    origin.next(Reply::recorded(head + &body));
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_eq!(reply.headers.all("content-length").len(), 1);
+    assert_eq!(reply.text(), body);
+}
