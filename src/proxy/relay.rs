@@ -13,7 +13,9 @@ use crate::protocol::tap::{PlainTap, StreamTap, error_in_body};
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::Upstream;
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING,
+};
 use pingora::http::ResponseHeader;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -103,12 +105,15 @@ pub(super) async fn plain(
         Judgement::CallersFault | Judgement::Next(_) => Outcome::Status4xx,
     };
     if outcome == Outcome::Ok && ended && !is_encoded(&reply.header) {
-        let fault = match held.as_slice() {
-            [whole] => error_in_body(whole),
-            pieces => error_in_body(&pieces.concat()),
+        let body = match held.as_slice() {
+            [whole] => whole.clone(),
+            pieces => pieces.concat().into(),
         };
-        if fault.is_some() {
+        if error_in_body(&body).is_some() {
             return Err(Failure::new(Outcome::ErrorBody, "an error in a 200 reply").into());
+        }
+        if may_be_cut(&reply) && is_half_json(&body) {
+            return Err(Failure::new(Outcome::Reset, "the reply was cut").into());
         }
     }
     if caller.begun {
@@ -133,6 +138,22 @@ pub(super) async fn plain(
             Ok(Relayed::Broken { reason: reason(&failure), code: kind.row().code, in_band: false })
         }
     }
+}
+
+/// Whether nothing but the end of its connection says where a JSON reply ends.
+fn may_be_cut(reply: &Reply<'_>) -> bool {
+    let headers = &reply.header.headers;
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    !reply.connection.is_http2()
+        && !headers.contains_key(CONTENT_LENGTH)
+        && !headers.contains_key(TRANSFER_ENCODING)
+        && kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/json"))
+}
+
+/// Whether JSON breaks off; of anything else that is wrong with it the caller is the judge.
+fn is_half_json(body: &[u8]) -> bool {
+    let read = serde_json::from_slice::<serde::de::IgnoredAny>(body);
+    read.is_err_and(|error| error.is_eof())
 }
 
 async fn forward_plain(

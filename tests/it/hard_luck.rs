@@ -187,3 +187,20 @@ async fn one_content_length_reaches_the_caller() {
     assert_eq!(reply.headers.all("content-length").len(), 1);
     assert_eq!(reply.text(), body);
 }
+
+#[tokio::test]
+async fn a_json_reply_without_a_length_that_is_cut_moves_on() {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("bad", &bad.base_url(), "")
+        .upstream("good", &good.base_url(), "")
+        .route_over("bad, good");
+    let gateway = Gateway::start(&config).await;
+    let half = Reply::head(200, "application/json", Framing::UntilClose).piece("{\"choices\":[");
+    bad.always(half.close());
+    for _ in 0..2 {
+        let reply = gateway.post(PATH, &chat()).await;
+        assert_eq!(reply.assert_ok().header("x-cirque-upstream"), Some("good"));
+    }
+    assert_eq!(bad.calls().len(), 1);
+}
