@@ -204,3 +204,16 @@ async fn a_json_reply_without_a_length_that_is_cut_moves_on() {
     }
     assert_eq!(bad.calls().len(), 1);
 }
+
+#[tokio::test]
+async fn an_http10_caller_that_keeps_its_connection_learns_where_a_stream_ends() {
+    let (origin, gateway) = serving().await;
+    origin.next(Reply::sse([delta("a"), FINISH.to_owned()].concat()));
+    let mut client = gateway.client().await;
+    let request = Request::post(PATH, &chat_stream()).header("connection", "keep-alive");
+    let bytes = String::from_utf8(request.encode("x")).unwrap();
+    client.send(bytes.replacen("HTTP/1.1", "HTTP/1.0", 1)).await;
+    let reply = client.reply().await.expect("a reply");
+    assert_eq!(reply.text(), [delta("a"), FINISH.to_owned()].concat());
+    assert_ne!(reply.header("connection"), Some("keep-alive"));
+}
