@@ -217,3 +217,14 @@ async fn an_http10_caller_that_keeps_its_connection_learns_where_a_stream_ends()
     assert_eq!(reply.text(), [delta("a"), FINISH.to_owned()].concat());
     assert_ne!(reply.header("connection"), Some("keep-alive"));
 }
+
+#[tokio::test]
+async fn an_http10_caller_is_never_told_to_continue() {
+    let (_origin, gateway) = serving().await;
+    let mut client = gateway.client().await;
+    let request = Request::post(PATH, &chat()).header("expect", "100-continue");
+    let bytes = String::from_utf8(request.encode("x")).unwrap();
+    client.send(bytes.replacen("HTTP/1.1", "HTTP/1.0", 1)).await;
+    let reply = client.reply().await.expect("a reply");
+    assert_eq!(reply.assert_ok().interim, [0; 0]);
+}
