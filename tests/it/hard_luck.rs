@@ -228,3 +228,13 @@ async fn an_http10_caller_is_never_told_to_continue() {
     let reply = client.reply().await.expect("a reply");
     assert_eq!(reply.assert_ok().interim, [0; 0]);
 }
+
+#[tokio::test]
+async fn empty_lines_do_not_keep_a_connection_open() {
+    let (_origin, gateway) = serving_with("", "read_timeout: 1s").await;
+    let mut client = gateway.client().await;
+    let lines = "\r\n".repeat(100);
+    let dripping = client.drip(lines.as_bytes(), Duration::from_millis(100));
+    within_time(SOON, "the end of the dripping", dripping).await;
+    within_time(Duration::from_secs(1), "the end of the connection", client.closed()).await;
+}
