@@ -53,6 +53,9 @@ async fn attempts(
     let order = route.order().filter_map(|index| snapshot.upstreams.get(index));
     for upstream in order.take(usize::try_from(route.retry.attempts).unwrap_or(usize::MAX)) {
         if let (Some(failure), Some(from)) = (failures.last(), &ctx.outcome.upstream) {
+            if ctx.begun.elapsed() >= upstream.config.timeouts.total.0 {
+                continue;
+            }
             let free = failure.is_without_load();
             if !free && !route.budget.withdraw(ctx.shared.current.begun.elapsed()) {
                 tracing::warn!(upstream = %from, "no retry: the retry budget is spent");
@@ -66,6 +69,10 @@ async fn attempts(
                 ctx.shared.metrics.upstream_call(&upstream.name, failure.outcome);
                 upstream.live.failed(failure.what.as_str(), SystemTime::now());
                 failures.push(failure);
+                if caller.is_gone() {
+                    // Its reply was read for the bill alone; nobody wants another one.
+                    return Err(Ended::CallerGone);
+                }
             }
             Err(Stopped::CallerGone) => {
                 ctx.shared.metrics.upstream_call(&upstream.name, Outcome::Cancelled);
@@ -156,7 +163,10 @@ async fn reach(
             }
             Err(stopped) => {
                 let dead = connection.reused
-                    && matches!(&stopped, Stopped::Failed(f) if f.outcome == Outcome::Reset);
+                    && matches!(&stopped, Stopped::Failed(failure) if failure.may_be_stale);
+                if matches!(&stopped, Stopped::Failed(f) if f.outcome == Outcome::Timeout) {
+                    connection.retire();
+                }
                 connection.discard(connectors).await;
                 stale += usize::from(dead);
                 if !dead || stale > STALE_CONNECTIONS {
@@ -211,9 +221,12 @@ async fn relay(
         Judgement::Next(outcome) => {
             clock.token_came();
             let retry_after = judge::retry_after(&reply.header.headers, SystemTime::now());
-            let held = relay::hold(caller, reply.connection, clock).await?;
-            if status == 403 && judge::is_moderation(&held.concat()) {
-                return relay::plain(caller, ctx, call, reply, clock, held).await;
+            // Only here does the body decide; any other is not waited for.
+            if status == 403 {
+                let held = relay::hold(caller, reply.connection, clock).await?;
+                if judge::is_moderation(&held.concat()) {
+                    return relay::plain(caller, ctx, call, reply, clock, held).await;
+                }
             }
             let what = format!("status {status}");
             Err(Failure { retry_after, ..Failure::new(outcome, what) }.into())

@@ -8,6 +8,7 @@ use crate::protocol::request::{self, RequestFacts};
 use crate::routing;
 use crate::session::Candidates;
 use bytes::{Bytes, BytesMut};
+use http::Version;
 use http::header::{CONTENT_LENGTH, EXPECT};
 use pingora::protocols::http::ServerSession;
 use std::time::{Duration, Instant};
@@ -54,8 +55,9 @@ fn header<'h>(caller: &'h ServerSession, ctx: &Ctx) -> Option<&'h str> {
 
 /// The whole body, in one piece. Small bodies arrive in one read and are not copied again.
 async fn receive(caller: &mut ServerSession, ctx: &mut Ctx) -> Result<Bytes, Ended> {
-    if caller.req_header().headers.contains_key(EXPECT) {
-        // Pingora never answers it, and curl waits a second (PINGORA P14).
+    let request = caller.req_header();
+    if request.headers.contains_key(EXPECT) && request.version != Version::HTTP_10 {
+        // Pingora never answers it, and curl waits a second (PINGORA P14). HTTP/1.0 knows no 1xx.
         caller.write_continue_response().await.map_err(|_| Ended::CallerGone)?;
     }
     let max_body = ctx.snapshot.max_body();

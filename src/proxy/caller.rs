@@ -6,6 +6,7 @@ use super::respond::Signature;
 use crate::protocol::Dialect;
 use crate::protocol::done::DoneFilter;
 use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora::ErrorType;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
@@ -175,12 +176,22 @@ impl<'s> Caller<'s> {
         self.write(COMMENT, false).await
     }
 
+    /// From here on the reply is no stream: a comment would be part of it.
+    pub(super) const fn mute(&mut self) {
+        self.comment_after = None;
+    }
+
     /// Sends the reply's header.
     pub(super) async fn begin(&mut self, header: Box<ResponseHeader>) -> Result<(), Interrupted> {
         self.begun = true;
         self.silent_since = Instant::now();
         if self.is_gone() {
             return Ok(());
+        }
+        let framed = [CONTENT_LENGTH, TRANSFER_ENCODING];
+        if !framed.iter().any(|name| header.headers.contains_key(name)) {
+            // Only the end of the connection tells an HTTP/1.0 caller where the reply ends.
+            self.session.set_keepalive(None);
         }
         match self.session.write_response_header(header).await {
             Ok(()) => Ok(()),

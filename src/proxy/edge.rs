@@ -67,7 +67,8 @@ impl Edge {
     /// `read_timeout`.
     async fn arrival(&self, stream: &mut Stream, mut buffer: BytesMut) -> Arrival {
         let limit = self.shared.current.pin().read_timeout();
-        let mut deadline = Instant::now() + if buffer.is_empty() { KEEPALIVE } else { limit };
+        let mut begun = !buffer.is_empty();
+        let mut deadline = Instant::now() + if begun { limit } else { KEEPALIVE };
         let mut seen = 0;
         loop {
             if let Some(arrival) = arrived(&mut buffer, seen) {
@@ -81,7 +82,8 @@ impl Edge {
                 Err(_) => return Arrival::Refused(head::too_slow(), buffer),
                 Ok(Ok(_)) => {}
             }
-            if seen == 0 {
+            // Once: empty lines before a request are dropped, and must not buy time.
+            if !std::mem::replace(&mut begun, true) {
                 deadline = Instant::now() + limit;
             }
         }

@@ -58,6 +58,14 @@ impl Connection {
         matches!(self.session, HttpSession::H2(_))
     }
 
+    /// Keeps further calls off an HTTP/2 connection that gave no answer in time. Nothing else would
+    /// notice that the network under it has died: it stays open and each call would wait again.
+    pub(super) fn retire(&self) {
+        if let HttpSession::H2(stream) = &self.session {
+            stream.conn.mark_shutdown();
+        }
+    }
+
     /// Gives the connection back to the pool, if a whole request and a whole reply went over it.
     pub(super) async fn release(mut self, connectors: &Connectors) {
         if !self.request_whole || !self.session.response_done() {
@@ -69,10 +77,15 @@ impl Connection {
     /// Ends the connection (HTTP/1.1) or its one stream (HTTP/2) at once, so that the upstream
     /// stops generating.
     pub(super) async fn discard(mut self, connectors: &Connectors) {
-        self.session.shutdown().await;
-        if matches!(self.session, HttpSession::H2(_)) {
-            // The connection serves other streams; the connector must learn that this one ended.
-            connectors.release(self.session, &self.peer).await;
+        match &mut self.session {
+            // Dropped and not shut down: over TLS that would wait, without a deadline, for an
+            // upstream that reads no more to take our goodbye.
+            HttpSession::H1(_) | HttpSession::Custom(()) => {}
+            HttpSession::H2(stream) => {
+                stream.shutdown();
+                // The connection serves other streams; the connector must learn that this one ended.
+                connectors.release(self.session, &self.peer).await;
+            }
         }
     }
 }

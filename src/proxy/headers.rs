@@ -25,10 +25,9 @@ pub(super) fn reply_header(
     for (name, value) in from.iter().filter(|(name, _)| is_passed(name) && !is_hop(from, name)) {
         respond::add(&mut header, name.clone(), value.clone());
     }
-    if let Some(length) = length {
+    if let Some(length) = length.or_else(|| announced(from)) {
         respond::set(&mut header, CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    if !header.headers.contains_key(CONTENT_LENGTH) && caller.is_http11() {
+    } else if caller.is_http11() {
         respond::set(&mut header, TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if let Ok(name) = HeaderValue::from_str(&reply.upstream.name) {
@@ -39,13 +38,21 @@ pub(super) fn reply_header(
     header
 }
 
+/// The length an upstream announced. It may have said so twice, in two lines or in one; Pingora has
+/// seen to it that all say the same.
+fn announced(headers: &HeaderMap) -> Option<usize> {
+    let line = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    line.split(',').next()?.trim().parse().ok()
+}
+
 /// Whether the upstream's `Connection` names this header as meant for the next hop alone.
 fn is_hop(headers: &HeaderMap, name: &HeaderName) -> bool {
     let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|hop| hop.trim().eq_ignore_ascii_case(name.as_str()))
 }
 
-/// Headers of an upstream's reply that stay behind: hop by hop ones, those that would speak for our
+/// Headers of an upstream's reply that stay behind: hop by hop ones, the length, which we say
+/// ourselves, those that would speak for our
 /// host, those of its edge, and limits that are ours with it and not the caller's with us.
 fn is_passed(name: &HeaderName) -> bool {
     const KEPT_BACK: [&str; 17] = [
@@ -70,6 +77,7 @@ fn is_passed(name: &HeaderName) -> bool {
     const FAMILIES: [&str; 4] = ["access-control-", "x-ratelimit-", "anthropic-ratelimit-", "cf-"];
     let text = name.as_str();
     *name != CONNECTION
+        && *name != CONTENT_LENGTH
         && *name != TRANSFER_ENCODING
         && *name != SERVER
         && *name != DATE

@@ -5,7 +5,7 @@ use crate::error::{Kind, Rejection};
 use crate::telemetry::metrics::Outcome;
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
-use pingora::ErrorType;
+use pingora::{ErrorType, RetryType};
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
@@ -30,12 +30,15 @@ pub(super) struct Failure {
     pub(super) retry_after: Option<Duration>,
     /// For `/status` and our log; our own words only.
     pub(super) what: String,
+    /// Whether a connection that had served before may have been dead before this call: closed
+    /// without a byte of a reply, or refused by the other side's HTTP/2 before any work was done.
+    pub(super) may_be_stale: bool,
 }
 
 impl Failure {
     /// A failure without a wish of the upstream.
     pub(super) fn new(outcome: Outcome, what: impl Into<String>) -> Self {
-        Self { outcome, retry_after: None, what: what.into() }
+        Self { outcome, retry_after: None, what: what.into(), may_be_stale: false }
     }
 
     /// Whether the attempt put no load on any upstream, so that going on to the next one multiplies
@@ -59,7 +62,9 @@ impl Failure {
     /// its class is used.
     #[expect(clippy::wildcard_enum_match_arm, reason = "Pingora's list is open")]
     pub(super) fn of(error: &pingora::Error) -> Self {
-        match error.etype() {
+        let may_be_stale = matches!(error.retry, RetryType::ReusedOnly | RetryType::Decided(true))
+            && *error.etype() != ErrorType::InvalidH2;
+        let failure = match error.etype() {
             ErrorType::ConnectTimedout => {
                 Self::new(Outcome::Timeout, "no connection within connect")
             }
@@ -84,7 +89,8 @@ impl Failure {
                 Self::new(Outcome::Reset, "the reply's header cannot be read")
             }
             _ => Self::new(Outcome::Reset, "the connection broke"),
-        }
+        };
+        Self { may_be_stale, ..failure }
     }
 }
 

@@ -13,7 +13,9 @@ use crate::protocol::tap::{PlainTap, StreamTap};
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::Upstream;
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING,
+};
 use pingora::http::ResponseHeader;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -112,6 +114,9 @@ pub(super) async fn plain(
         if is_good && reading.fault.is_some() {
             return Err(Failure::new(Outcome::ErrorBody, "an error in a 200 reply").into());
         }
+        if is_good && may_be_cut(&reply) && is_half_json(&held.concat()) {
+            return Err(Failure::new(Outcome::Reset, "the reply was cut").into());
+        }
         ctx.outcome.reading = reading;
     }
     if caller.begun {
@@ -152,6 +157,22 @@ async fn finish_plain(
     Ok(caller.end().await?)
 }
 
+/// Whether nothing but the end of its connection says where a JSON reply ends.
+fn may_be_cut(reply: &Reply<'_>) -> bool {
+    let headers = &reply.header.headers;
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    !reply.connection.is_http2()
+        && !headers.contains_key(CONTENT_LENGTH)
+        && !headers.contains_key(TRANSFER_ENCODING)
+        && kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/json"))
+}
+
+/// Whether JSON breaks off; of anything else that is wrong with it the caller is the judge.
+fn is_half_json(body: &[u8]) -> bool {
+    let read = serde_json::from_slice::<serde::de::IgnoredAny>(body);
+    read.is_err_and(|error| error.is_eof())
+}
+
 async fn forward_plain(
     caller: &mut Caller<'_>,
     connection: &mut Connection,
@@ -159,6 +180,7 @@ async fn forward_plain(
     (header, mut pieces): (Box<ResponseHeader>, Vec<Bytes>),
     tap: &mut PlainTap,
 ) -> Result<(), Stopped> {
+    caller.mute();
     caller.begin(header).await?;
     loop {
         caller.send(&mut pieces).await?;

@@ -28,7 +28,10 @@ pub(super) async fn send(
 ) -> Result<(), Stopped> {
     let since = Instant::now();
     let session = &mut connection.session;
-    let sent = caller.until(clock, transmit(session, header, body, since)).await?;
+    // No answer is looked for where this fails: nobody has been asked anything yet.
+    let begun = caller.until(clock, session.write_request_header(header)).await?;
+    begun.map_err(|error| Failure { may_be_stale: true, ..Failure::of(&error) })?;
+    let sent = caller.until(clock, transmit(session, body, since)).await?;
     match sent {
         Ok(whole) => {
             connection.request_whole = whole;
@@ -39,20 +42,19 @@ pub(super) async fn send(
             let last_words = tokio::time::timeout(LAST_WORDS, read_header(session));
             match caller.until(clock, last_words).await? {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) | Err(_) => Err(Failure::of(&error).into()),
+                Ok(Err(why)) => Err(Failure::of(&why).into()),
+                Err(_) => Err(Failure::of(&error).into()),
             }
         }
     }
 }
 
-/// Writes header and body; `false` where an answer came before the body was out.
+/// Writes the body; `false` where an answer came before it was out.
 async fn transmit(
     session: &mut HttpSession,
-    header: Box<RequestHeader>,
     body: &Segments,
     since: Instant,
 ) -> pingora::Result<bool> {
-    session.write_request_header(header).await?;
     let mut left = body.len();
     for segment in body.iter() {
         let mut rest = segment.clone();

@@ -1,0 +1,241 @@
+//! An unlucky world: upstreams that refuse to read, lie about lengths or die quietly, and callers
+//! that are old, slow or gone.
+
+use crate::harness::{
+    Authority, Config, FINISH, Framing, Gate, Gateway, Origin, Reply, Request, assert_openai_error,
+    chat, chat_stream, delta, serving, serving_with, within_time,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+const PATH: &str = "/v1/chat/completions";
+/// Far below every deadline that is not meant to decide a test.
+const SOON: Duration = Duration::from_secs(8);
+
+/// A call too large for the buffers of any socket.
+fn huge() -> Request {
+    let filler = "x".repeat(20_000_000);
+    Request::new("POST", PATH)
+        .json_text(chat().to_string().replace("\"hi\"", &format!("\"{filler}\"")))
+}
+
+/// A call's reply, long before the deadlines of the upstream.
+async fn soon(gateway: &Gateway, request: &Request) -> crate::harness::Response {
+    let mut client = gateway.client().await;
+    within_time(SOON, "a reply", client.try_call(request)).await.expect("a reply")
+}
+
+/// An upstream that reads the beginning of one request, says `answer`, and then neither reads nor
+/// writes nor closes.
+async fn deaf(answer: &'static str, tls: Option<TlsAcceptor>) -> String {
+    async fn play(mut io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, answer: &str) {
+        let mut begin = [0; 1024];
+        if io.read(&mut begin).await.is_ok() && !begin.starts_with(b"GET") {
+            io.write_all(answer.as_bytes()).await.unwrap();
+            io.flush().await.unwrap();
+            std::future::pending::<()>().await;
+        }
+    }
+    async fn serve(tcp: TcpStream, tls: Option<TlsAcceptor>, answer: &str) {
+        match tls {
+            Some(tls) => play(tls.accept(tcp).await.unwrap(), answer).await,
+            None => play(tcp, answer).await,
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(serve(tcp, tls.clone(), answer));
+        }
+    });
+    format!("{scheme}://{address}/v1")
+}
+
+const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}";
+
+#[tokio::test]
+async fn an_upstream_that_reads_nothing_over_tls_is_left_in_time() {
+    let authority = Authority::new();
+    let tls = TlsAcceptor::from(Arc::new(authority.server("127.0.0.1", &["http/1.1"])));
+    let folder = TempDir::new().unwrap();
+    let ca = authority.write_ca(folder.path());
+    let extra = format!("tls: {{ ca: \"{}\" }}, timeouts: {{ first_byte: 1s }}", ca.display());
+    let config = Config::new().upstream("main", &deaf("", Some(tls)).await, &extra);
+    let gateway = Gateway::start_in(folder, &config).await;
+    let reply = soon(&gateway, &huge()).await;
+    assert_openai_error(&reply, 504, "upstream_timeout");
+    gateway.metric_becomes("cirque_inflight_requests", &[], 0.0).await;
+}
+
+#[tokio::test]
+async fn a_failing_status_moves_on_without_waiting_for_its_body() {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("bad", &bad.base_url(), "")
+        .upstream("good", &good.base_url(), "")
+        .route_over("bad, good");
+    let gateway = Gateway::start(&config).await;
+    for body in [chat(), chat_stream()] {
+        bad.always(Reply::head(503, "application/json", Framing::Length(100)).piece("{").hang());
+        for _ in 0..2 {
+            soon(&gateway, &Request::post(PATH, &body)).await.assert_ok();
+        }
+    }
+    assert_eq!(bad.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn a_json_reply_to_a_stream_call_is_never_given_comments() {
+    let (origin, gateway) = serving_with("", "keepalive_comment: 1s").await;
+    let (filler, gate) = ("y".repeat(70_000), Gate::new());
+    for framing in [Framing::Length(70_022), Framing::Chunked] {
+        let script = Reply::head(200, "application/json", framing).piece("{\"choices\":[\"");
+        origin.next(script.piece(&filler).wait(&gate).piece("\"],\"a\":1}").end());
+        let mut client = gateway.client().await;
+        let reply = client.open(&Request::post(PATH, &chat_stream())).await;
+        assert_eq!(reply.status, 200);
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        gate.open();
+        let (body, complete) = client.rest().await;
+        let text = String::from_utf8(body).unwrap();
+        assert!(complete && !text.contains("keepalive"), "{framing:?}");
+        assert_eq!(text, format!("{{\"choices\":[\"{filler}\"],\"a\":1}}"));
+    }
+}
+
+#[tokio::test]
+async fn a_used_connection_is_no_excuse_to_ask_a_failing_upstream_again() {
+    for (extra, failure) in [
+        ("http2: always", Reply::reset_at_once()),
+        ("http2: never", Reply::recorded("garbage\r\n\r\n")),
+    ] {
+        let (origin, gateway) = serving_with(extra, "read_timeout: 30s").await;
+        gateway.post(PATH, &chat()).await.assert_ok();
+        origin.always(failure);
+        let reply = gateway.post(PATH, &chat()).await;
+        assert_openai_error(&reply, 502, "upstream_error");
+        assert_eq!(origin.calls().len(), 2, "{extra}");
+    }
+}
+
+#[tokio::test]
+async fn an_http2_connection_that_gave_no_answer_in_time_gets_no_more_calls() {
+    let (origin, gateway) =
+        serving_with("http2: always, timeouts: { first_byte: 1s }", "read_timeout: 30s").await;
+    origin.next(Reply::silence());
+    assert_openai_error(&gateway.post(PATH, &chat()).await, 504, "upstream_timeout");
+    gateway.post(PATH, &chat()).await.assert_ok();
+    let connections: Vec<_> = origin.calls().iter().map(|call| call.connection).collect();
+    assert_ne!(connections[0], connections[1]);
+}
+
+#[tokio::test]
+async fn no_upstream_is_asked_once_the_time_of_the_whole_call_is_over() {
+    let (slow, good) = (Origin::start().await, Origin::start().await);
+    let total = "timeouts: { first_byte: 1s, first_token: 1s, idle: 1s, total: 1s }";
+    let config = Config::new()
+        .upstream("slow", &slow.base_url(), total)
+        .upstream("good", &good.base_url(), total)
+        .route_over("slow, good");
+    let gateway = Gateway::start(&config).await;
+    slow.always(Reply::silence());
+    good.always(Reply::silence());
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_openai_error(&reply, 504, "upstream_timeout");
+    assert_eq!(gateway.log_of(&reply).await["attempts"], 1);
+    assert_eq!(slow.calls().len() + good.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_a_caller_that_has_left() {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("bad", &bad.base_url(), "on_disconnect: drain, priority: 1")
+        .upstream("good", &good.base_url(), "on_disconnect: drain, priority: 2")
+        .route(
+            "models: [\"*\"], upstreams: [bad, good], balance: priority, \
+             retry: { attempts: 3, budget: 1.0 }",
+        );
+    let gateway = Gateway::start(&config).await;
+    let gate = Gate::new();
+    bad.next(Reply::error(503).after(&gate));
+    let mut client = gateway.client().await;
+    client.send_request(&Request::post(PATH, &chat())).await;
+    bad.call(0).await;
+    drop(client);
+    // The gateway sees the caller leave before the test goes on.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    gate.open();
+    let line = gateway.log_where(|line| line["finish"] == "cancelled").await;
+    assert_eq!(line["attempts"], 1, "{line}");
+    assert!(good.calls().is_empty());
+}
+
+#[tokio::test]
+async fn one_content_length_reaches_the_caller() {
+    let (origin, gateway) = serving().await;
+    let body = format!("{{\"choices\":[\"{}\"]}}", "y".repeat(70_000));
+    let twice = format!("content-length: {}\r\n", body.len()).repeat(2);
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{twice}\r\n");
+    origin.next(Reply::recorded(head + &body));
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_eq!(reply.headers.all("content-length").len(), 1);
+    assert_eq!(reply.text(), body);
+}
+
+#[tokio::test]
+async fn a_json_reply_without_a_length_that_is_cut_moves_on() {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("bad", &bad.base_url(), "")
+        .upstream("good", &good.base_url(), "")
+        .route_over("bad, good");
+    let gateway = Gateway::start(&config).await;
+    let half = Reply::head(200, "application/json", Framing::UntilClose).piece("{\"choices\":[");
+    bad.always(half.close());
+    for _ in 0..2 {
+        let reply = gateway.post(PATH, &chat()).await;
+        assert_eq!(reply.assert_ok().header("x-cirque-upstream"), Some("good"));
+    }
+    assert_eq!(bad.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn an_http10_caller_that_keeps_its_connection_learns_where_a_stream_ends() {
+    let (origin, gateway) = serving().await;
+    origin.next(Reply::sse([delta("a"), FINISH.to_owned()].concat()));
+    let mut client = gateway.client().await;
+    let request = Request::post(PATH, &chat_stream()).header("connection", "keep-alive");
+    let bytes = String::from_utf8(request.encode("x")).unwrap();
+    client.send(bytes.replacen("HTTP/1.1", "HTTP/1.0", 1)).await;
+    let reply = client.reply().await.expect("a reply");
+    assert_eq!(reply.text(), [delta("a"), FINISH.to_owned()].concat());
+    assert_ne!(reply.header("connection"), Some("keep-alive"));
+}
+
+#[tokio::test]
+async fn an_http10_caller_is_never_told_to_continue() {
+    let (_origin, gateway) = serving().await;
+    let mut client = gateway.client().await;
+    let request = Request::post(PATH, &chat()).header("expect", "100-continue");
+    let bytes = String::from_utf8(request.encode("x")).unwrap();
+    client.send(bytes.replacen("HTTP/1.1", "HTTP/1.0", 1)).await;
+    let reply = client.reply().await.expect("a reply");
+    assert_eq!(reply.assert_ok().interim, [0; 0]);
+}
+
+#[tokio::test]
+async fn empty_lines_do_not_keep_a_connection_open() {
+    let (_origin, gateway) = serving_with("", "read_timeout: 1s").await;
+    let mut client = gateway.client().await;
+    let lines = "\r\n".repeat(100);
+    let dripping = client.drip(lines.as_bytes(), Duration::from_millis(100));
+    within_time(SOON, "the end of the dripping", dripping).await;
+    within_time(Duration::from_secs(1), "the end of the connection", client.closed()).await;
+}
