@@ -2,6 +2,7 @@
 //! two ways is refused, and refused with a reason.
 
 use crate::error::{Kind, Rejection};
+use http::uri::PathAndQuery;
 use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
 use memchr::{memchr_iter, memmem};
 
@@ -61,9 +62,7 @@ pub(super) fn check(head: &[u8]) -> Result<Framing, Rejection> {
         let message = "CONNECT is not allowed here; this is no forward proxy";
         return Err(Rejection::new(Kind::MethodNotAllowed, message));
     }
-    if request.path.unwrap_or_default().len() > MAX_TARGET {
-        return Err(too_much("the request target is longer than 8 KiB"));
-    }
+    target(request.path.unwrap_or_default(), request.headers)?;
     framing(request.headers, request.version == Some(1))
 }
 
@@ -81,6 +80,33 @@ pub(super) fn said(head: &[u8]) -> Said {
         path: path.to_owned(),
         origin: origin.map(|header| header.value.to_vec()),
     }
+}
+
+/// Whether the target and the Host header name one thing; Pingora would refuse others without a word.
+fn target(target: &str, headers: &[Header<'_>]) -> Result<(), Rejection> {
+    if target.len() > MAX_TARGET {
+        return Err(too_much("the request target is longer than 8 KiB"));
+    }
+    let mut hosts = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
+    if hosts.clone().any(|host| host.value.contains(&b'@')) {
+        return Err(bad("the Host header holds more than a host and a port"));
+    }
+    // In absolute form (RFC 9112 section 3.2.2), as clients of a forward proxy send it, or as usual.
+    let path = match target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) {
+        Some(rest) => {
+            let (named, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            if hosts.any(|host| host.value.trim_ascii() != named.as_bytes()) {
+                return Err(bad("the request target names another host than the Host header"));
+            }
+            path
+        }
+        None if target.starts_with('/') || target == "*" => target,
+        None => return Err(bad("the request target must be a path that begins with /")),
+    };
+    if !path.is_empty() && PathAndQuery::try_from(path).is_err() {
+        return Err(bad("the request target holds characters that must be percent-encoded"));
+    }
+    Ok(())
 }
 
 fn framing(headers: &[Header<'_>], http11: bool) -> Result<Framing, Rejection> {
@@ -208,6 +234,27 @@ mod tests {
             Some(Kind::InvalidRequest)
         );
         assert_eq!(kind("POST /a b HTTP/1.1\r\nHost: x\r\n\r\n"), Some(Kind::InvalidRequest));
+    }
+
+    #[test]
+    fn a_target_names_a_path_and_no_host_but_ours() {
+        let kind = |target| kind(&format!("GET {target} HTTP/1.1\r\nHost: x:1\r\n\r\n"));
+        for fine in ["/", "*", "/a?b=c#d", "/{a}/é", "http://x:1/a", "http://x:1", "https://x:1?a"]
+        {
+            assert_eq!(kind(fine), None, "{fine}");
+        }
+        for wrong in [
+            "a",
+            "x:/a",
+            "ftp://x:1/a",
+            "http://y/a",
+            "http://x/a",
+            "http:///a",
+            "http://u@x:1/",
+            "/<>|",
+        ] {
+            assert_eq!(kind(wrong), Some(Kind::InvalidRequest), "{wrong}");
+        }
     }
 
     #[test]

@@ -228,7 +228,10 @@ async fn a_broken_chunk_is_refused_and_the_connection_closed() {
 #[tokio::test]
 async fn a_broken_header_is_refused_and_the_connection_closed() {
     let (origin, gateway) = serving().await;
-    let heads: [&[u8]; 11] = [
+    let heads: [&[u8]; 14] = [
+        b"GET http://elsewhere/health HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: somebody@x\r\n\r\n",
+        b"GET /<>| HTTP/1.1\r\nhost: x\r\n\r\n",
         b"GET /health HTTP/1.1\r\nhost: x\r\nx-a: 1\nx-injected: 1\r\n\r\n",
         b"GET /health HTTP/1.1\nhost: x\n\n",
         b"GET /health HTTP/1.1\r\nx-a: 1\r\n\r\n",
