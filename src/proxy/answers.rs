@@ -3,6 +3,7 @@
 use super::context::{Ctx, Ended};
 use super::respond;
 use crate::error::{Kind, Rejection};
+use crate::limits::config::KeyLimits;
 use crate::protocol::path::Endpoint;
 use crate::upstream::Upstream;
 use bytes::Bytes;
@@ -85,10 +86,36 @@ fn status(ctx: &Ctx) -> Value {
             "not_yet": snapshot.not_yet,
         },
         "upstreams": snapshot.upstreams.iter().map(|u| upstream(u)).collect::<Vec<_>>(),
-        "you": { "key": ctx.caller.as_ref().map(|caller| &caller.name), "limits": {}, "budget": null },
+        "you": you(ctx),
         "langfuse": {
             "state": "off", "backlog": 0, "lag_seconds": null, "sent": 0, "dropped": 0,
             "last_error": null,
+        },
+    })
+}
+
+/// The caller's own limits, `null` where there is none. What is left of them is `null` as long as
+/// nothing is counted (`config.not_yet`): no figure is better than a made-up one.
+fn you(ctx: &Ctx) -> Value {
+    let name = ctx.caller.as_ref().map(|caller| &*caller.name);
+    let key = ctx.snapshot.config.keys.iter().find(|key| Some(key.name.as_str()) == name);
+    let limit = |of: fn(&KeyLimits) -> Option<u64>| {
+        let limit = key.and_then(|key| of(&key.limits));
+        json!({ "limit": limit, "remaining": null, "reset_seconds": null })
+    };
+    let budget = key.and_then(|key| key.budget.as_ref());
+    json!({
+        "key": name,
+        "limits": {
+            "requests_per_minute": limit(|limits| limits.requests_per_minute),
+            "tokens_per_minute": limit(|limits| limits.tokens_per_minute),
+            "concurrent": limit(|limits| limits.concurrent),
+        },
+        "budget": {
+            "limit_usd": budget.map(|budget| budget.usd),
+            "used_usd": null,
+            "remaining_usd": null,
+            "resets_at": null,
         },
     })
 }

@@ -4,7 +4,7 @@ use crate::harness::{
     Config, Gateway, KEY, Origin, Request, UPSTREAM_KEY, assert_openai_error, chat, eventually,
     serving,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn the_probes_answer_once_it_serves() {
@@ -66,12 +66,29 @@ async fn status_tells_a_caller_what_concerns_it() {
         assert!(upstream.get(field).is_some(), "{field}: {status}");
     }
     assert_eq!(status["you"]["key"], "tester", "{status}");
-    assert!(status["you"].get("limits").is_some() && status["you"].get("budget").is_some());
     assert!(status["langfuse"].is_object(), "{status}");
     let text = status.to_string();
     for private in [KEY, UPSTREAM_KEY, &origin.address().to_string()] {
         assert!(!text.contains(private), "{private}: {text}");
     }
+}
+
+#[tokio::test]
+async fn status_tells_a_caller_its_limits_and_no_made_up_figures() {
+    let origin = Origin::start().await;
+    let limited = "name: limited, secret: sk-limited, budget: {usd: 50, per: month}, \
+                   limits: {requests_per_minute: 600, concurrent: 32}";
+    let gateway = Gateway::start(&Config::to(&origin).key(limited)).await;
+    let reply = gateway.call(&Request::get("/status").header("x-api-key", "sk-limited")).await;
+    let you = &reply.assert_ok().json()["you"];
+    let limit = |limit: Value| json!({ "limit": limit, "remaining": null, "reset_seconds": null });
+    assert_eq!(you["limits"]["requests_per_minute"], limit(json!(600)));
+    assert_eq!(you["limits"]["tokens_per_minute"], limit(Value::Null));
+    assert_eq!(you["limits"]["concurrent"], limit(json!(32)));
+    assert_eq!(
+        you["budget"],
+        json!({ "limit_usd": 50.0, "used_usd": null, "remaining_usd": null, "resets_at": null })
+    );
 }
 
 #[tokio::test]
