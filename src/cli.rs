@@ -1,6 +1,6 @@
 //! The command line: what was asked for, and the commands that need no server.
 
-use crate::config::{self, Env, Source};
+use crate::config::{self, Env, Source, keys};
 use crate::secret::KeyHash;
 use clap::{Parser, Subcommand};
 use std::io::{Read, Write};
@@ -95,7 +95,7 @@ pub fn check(file: Option<PathBuf>) -> u8 {
                 complain(&format!("warning: {warning}"));
             }
             for setting in config::not_yet(config) {
-                complain(&format!("warning: {setting}: accepted, but has no effect yet"));
+                complain(&format!("warning: {setting}"));
             }
             OK
         }
@@ -108,26 +108,18 @@ pub fn check(file: Option<PathBuf>) -> u8 {
 
 /// `cirque keys new`
 pub fn new_key(name: &str) -> u8 {
-    let key = random_key();
-    let hash = KeyHash::of(key.as_bytes()).to_hex();
-    let quoted = serde_json::Value::from(name).to_string();
+    if let Err((problem, hint)) = config::check_name(name) {
+        complain(&format!("--name: {problem}\n  hint: {hint}"));
+        return USAGE;
+    }
+    let key = keys::new_key();
+    let hash = KeyHash::of(key.expose().as_bytes()).to_hex();
     say(&format!(
-        "{key}\n\n# The key above is shown this once. Under `keys:` goes only its hash:\n\
-         \x20 - name: {quoted}\n    sha256: \"{hash}\""
+        "{}\n\n# The key above is shown this once. Under `keys:` goes only its hash:\n\
+         \x20 - name: \"{name}\"\n    sha256: \"{hash}\"",
+        key.expose()
     ));
     OK
-}
-
-/// `sk-cq-<public id>-<secret>`: 40 random bits to tell keys apart, 160 that are the secret.
-pub fn random_key() -> String {
-    const DIGITS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let digits = |count: usize| -> String {
-        (0..count)
-            .filter_map(|_| DIGITS.get(usize::from(rand::random::<u8>() & 31)))
-            .map(|digit| char::from(*digit))
-            .collect()
-    };
-    format!("sk-cq-{}-{}", digits(8), digits(32))
 }
 
 /// `cirque schema`
@@ -196,15 +188,6 @@ pub fn complain(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_new_key_has_its_public_id_and_its_secret() {
-        let key = random_key();
-        let parts: Vec<&str> = key.split('-').collect();
-        assert_eq!(parts.len(), 4);
-        assert_eq!((parts[0], parts[1], parts[2].len(), parts[3].len()), ("sk", "cq", 8, 32));
-        assert_ne!(key, random_key());
-    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -29,5 +29,13 @@ pub use pending::not_yet;
 pub use schema::{redacted, schema};
 pub use sections::Config;
 
+/// Whether a key or an upstream may be called so.
+///
+/// # Errors
+/// What is wrong with the name, and what to write instead.
+pub fn check_name(text: &str) -> Result<(), (&'static str, &'static str)> {
+    validate::name(text)
+}
+
 #[cfg(test)]
 mod tests;

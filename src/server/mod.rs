@@ -6,7 +6,7 @@ mod listeners;
 use crate::admin::Admin;
 use crate::cli::{self, BAD_CONFIG, OK, PORT_TAKEN};
 use crate::config::sections::{Config, ServerConfig};
-use crate::config::{self, Env, Loaded, Source};
+use crate::config::{self, Env, Loaded, Source, keys};
 use crate::demo;
 use crate::proxy::Shared;
 use crate::proxy::edge::Edge;
@@ -66,11 +66,11 @@ pub fn demo(file: Option<PathBuf>) -> u8 {
     let key = Env::from_process()
         .get("API_KEY")
         .filter(|key| !key.is_empty())
-        .map_or_else(cli::random_key, str::to_owned);
+        .map_or_else(keys::new_key, |key| Secret::new(key.to_owned()));
     let env = Env::from_process();
-    let source = Source::Demo { text: demo::config_yaml(provider.address, &key), file };
+    let source = Source::Demo { text: demo::config_yaml(provider.address, key.expose()), file };
     match config::load(&source, &env) {
-        Ok(loaded) => serve(loaded, source, Some((provider, Secret::new(key)))),
+        Ok(loaded) => serve(loaded, source, Some((provider, key))),
         Err(faults) => {
             cli::complain(&faults.to_string());
             BAD_CONFIG

@@ -122,6 +122,16 @@ async fn a_new_key_works_when_its_entry_is_pasted() {
 }
 
 #[tokio::test]
+async fn a_new_key_gets_no_name_that_the_configuration_would_refuse() {
+    for name in ["", "two\nlines", "quo\"te", " blank", &"x".repeat(65)] {
+        let refused = cirque(&["keys", "new", "--name", name], &[], None).await;
+        assert_eq!(refused.code, USAGE, "{name:?}: {}", refused.output);
+        assert!(refused.output.contains("hint: write 1 to 64"), "{name:?}: {}", refused.output);
+        assert!(!refused.output.contains("sk-cq-"), "{name:?}: {}", refused.output);
+    }
+}
+
+#[tokio::test]
 async fn the_schema_is_json_and_knows_every_section() {
     let printed = cirque(&["schema"], &[], None).await;
     assert_eq!(printed.code, 0, "{}", printed.output);

@@ -9,7 +9,7 @@ mod upstreams;
 mod values;
 
 pub(super) use files::{PemFile, pem_files};
-pub(super) use values::Listen;
+pub(super) use values::{Listen, name};
 
 use super::fault::Path;
 use super::report::Report;

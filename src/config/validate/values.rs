@@ -10,7 +10,7 @@ use url::Url;
 pub(in crate::config) type Wrong = (&'static str, &'static str);
 
 /// Names become labels, log fields and header values.
-pub(super) fn name(text: &str) -> Result<(), Wrong> {
+pub(in crate::config) fn name(text: &str) -> Result<(), Wrong> {
     const WRITE: &str = "write 1 to 64 characters such as letters, digits, `-`, `_` and `.`";
     if text.is_empty() {
         return Err(("the name is empty", WRITE));
