@@ -92,9 +92,8 @@ pub(super) async fn plain(
     call: &mut Call,
     reply: Reply<'_>,
     clock: &mut Clock,
-    held: Vec<Bytes>,
+    mut held: Vec<Bytes>,
 ) -> Result<Relayed, Stopped> {
-    let mut held = held;
     if held.is_empty() {
         held = hold(caller, reply.connection, clock).await?;
     }
@@ -118,6 +117,9 @@ pub(super) async fn plain(
             return Err(Failure::new(Outcome::Reset, "the reply was cut").into());
         }
         ctx.outcome.reading = reading;
+    }
+    if outcome != Outcome::Ok && ended {
+        held = vec![reply.upstream.without_credential(held.concat()).into()];
     }
     if caller.begun {
         // The caller asked for a stream and has had a comment; JSON cannot follow.

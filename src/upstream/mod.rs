@@ -9,10 +9,12 @@ pub mod provider;
 
 pub use base::BaseUrl;
 
+use crate::secret::Secret;
 use config::UpstreamConfig;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use live::Live;
+use memchr::memmem;
 use peer::Peers;
 use provider::Credential;
 use std::sync::Arc;
@@ -59,6 +61,20 @@ impl Upstream {
         let prefix = self.config.prefix_strip.as_deref().unwrap_or_default();
         model.strip_prefix(prefix).filter(|rest| !rest.is_empty()).unwrap_or(model)
     }
+
+    /// The body of an error with our credential struck out, where the upstream quotes it: it is not
+    /// the caller's to know. The length stays.
+    pub fn without_credential(&self, mut body: Vec<u8>) -> Vec<u8> {
+        let key = self.config.api_key.as_ref().map(Secret::expose).unwrap_or_default();
+        if key.is_empty() {
+            return body;
+        }
+        let quoted: Vec<usize> = memmem::find_iter(&body, key.as_bytes()).collect();
+        for at in quoted {
+            body.iter_mut().skip(at).take(key.len()).for_each(|byte| *byte = b'*');
+        }
+        body
+    }
 }
 
 /// The fixed headers: credential, then configured ones, which win over it where they share a name.
@@ -88,7 +104,6 @@ fn headers(config: &UpstreamConfig) -> Result<Vec<(HeaderName, HeaderValue)>, St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
 
     fn config(yaml: &str) -> UpstreamConfig {
         serde_yaml::from_str(yaml).unwrap()
@@ -104,6 +119,17 @@ mod tests {
         assert_eq!(upstream.model_name("local/llama"), "llama");
         assert_eq!(upstream.model_name("local/"), "local/");
         assert_eq!(upstream.model_name("other"), "other");
+    }
+
+    #[test]
+    fn a_quoted_credential_is_struck_out_of_an_error() {
+        let mut config = config("{name: u, base_url: 'http://127.0.0.1:1/v1'}");
+        let body = || b"bad key sk-1, sk-1!".to_vec();
+        let keyless = Upstream::new(config.clone(), Arc::default()).unwrap();
+        assert_eq!(keyless.without_credential(body()), body());
+        config.api_key = Some(Secret::new("sk-1".into()));
+        let upstream = Upstream::new(config, Arc::default()).unwrap();
+        assert_eq!(upstream.without_credential(body()), b"bad key ****, ****!");
     }
 
     #[test]

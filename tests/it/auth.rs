@@ -158,6 +158,17 @@ async fn an_upstream_that_refuses_our_credential_does_not_expose_it() {
 }
 
 #[tokio::test]
+async fn an_error_that_is_the_callers_fault_passes_without_our_credential() {
+    let (origin, gateway) = serving().await;
+    let quoting =
+        |key: &str| json!({"error": {"message": format!("no, Bearer {key}!"), "code": 1}});
+    origin.always(Reply::json(400, &quoting(UPSTREAM_KEY)));
+    let reply = gateway.post("/v1/chat/completions", &chat()).await;
+    assert_eq!((reply.status, reply.complete), (400, true));
+    assert_eq!(reply.json(), quoting(&"*".repeat(UPSTREAM_KEY.len())));
+}
+
+#[tokio::test]
 async fn no_key_is_ever_printed() {
     let (origin, gateway) = serving().await;
     let wrong = "sk-wrong-canary-77aa";
