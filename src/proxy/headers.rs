@@ -10,9 +10,6 @@ use http::header::{
 };
 use pingora::http::ResponseHeader;
 
-const UPSTREAM: HeaderName = HeaderName::from_static("x-cirque-upstream");
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-cirque-attempts");
-
 /// The caller's header of a relayed reply; `length` is known where the whole body is held.
 pub(super) fn reply_header(
     caller: &Caller<'_>,
@@ -30,10 +27,7 @@ pub(super) fn reply_header(
     } else if caller.is_http11() {
         respond::set(&mut header, TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if let Ok(name) = HeaderValue::from_str(&reply.upstream.name) {
-        respond::set(&mut header, UPSTREAM, name);
-    }
-    respond::set(&mut header, ATTEMPTS, HeaderValue::from(ctx.outcome.attempts));
+    respond::name_upstream(&mut header, &reply.upstream.name, ctx.outcome.attempts);
     caller.signature().sign(&mut header);
     header
 }

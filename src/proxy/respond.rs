@@ -15,6 +15,8 @@ use pingora::protocols::http::ServerSession;
 use std::time::Duration;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const UPSTREAM: HeaderName = HeaderName::from_static("x-cirque-upstream");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-cirque-attempts");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -84,6 +86,14 @@ pub(super) fn set(header: &mut ResponseHeader, name: HeaderName, value: HeaderVa
 pub(super) fn add(header: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
     let appended = header.append_header(name, value);
     debug_assert!(appended.is_ok(), "typed headers are valid");
+}
+
+/// Says which upstream answered, or was asked last, and after how many attempts.
+pub(super) fn name_upstream(header: &mut ResponseHeader, upstream: &str, attempts: u32) {
+    if let Ok(name) = HeaderValue::from_str(upstream) {
+        set(header, UPSTREAM, name);
+    }
+    set(header, ATTEMPTS, HeaderValue::from(attempts));
 }
 
 /// A header with this status and nothing else.
@@ -178,6 +188,9 @@ fn error_header(ctx: &Ctx, rejection: &Rejection, length: usize) -> Box<Response
     if let Some(after) = rejection.retry_after {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         set(&mut header, RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(upstream) = &ctx.outcome.upstream {
+        name_upstream(&mut header, upstream, ctx.outcome.attempts);
     }
     if ctx.outcome.attempts > 1 {
         // We have tried more than once: a client's own retries would multiply ours.

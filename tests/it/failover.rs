@@ -308,6 +308,8 @@ async fn both_answer(one: Reply, two: Reply, body: &Value) -> Response {
     let gateway = Gateway::start(&config).await;
     let reply = gateway.post(PATH, body).await;
     assert_eq!(reply.header("x-should-retry"), Some("false"), "{reply:?}");
+    assert_eq!(reply.header("x-cirque-attempts"), Some("2"), "{reply:?}");
+    assert_eq!(reply.header("x-cirque-upstream"), Some("two"), "{reply:?}");
     assert!(origins.iter().all(|origin| origin.calls().len() == 1), "each was asked once");
     assert!(!reply.text().contains("127.0.0.1"), "{}", reply.text());
     reply
