@@ -19,7 +19,8 @@ const SOON: Duration = Duration::from_secs(8);
 /// A call too large for the buffers of any socket.
 fn huge() -> Request {
     let filler = "x".repeat(20_000_000);
-    Request::new("POST", PATH).json_text(chat().to_string().replace("\"hi\"", &format!("\"{filler}\"")))
+    Request::new("POST", PATH)
+        .json_text(chat().to_string().replace("\"hi\"", &format!("\"{filler}\"")))
 }
 
 /// A call's reply, long before the deadlines of the upstream.
@@ -57,6 +58,22 @@ async fn deaf(answer: &'static str, tls: Option<TlsAcceptor>) -> String {
 }
 
 const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}";
+
+#[tokio::test]
+async fn an_upstream_that_answers_and_reads_no_further_is_heard() {
+    let gateway =
+        Gateway::start(&Config::new().upstream("main", &deaf(REFUSAL, None).await, "")).await;
+    let reply = soon(&gateway, &huge()).await;
+    assert_eq!((reply.status, reply.text().as_str()), (413, "{}"));
+}
+
+#[tokio::test]
+async fn an_http2_upstream_that_answers_and_reads_no_further_is_heard() {
+    let (origin, gateway) = serving_with("http2: always", "read_timeout: 30s").await;
+    origin.next(Reply::json_text(413, "{}").early().hang());
+    let reply = soon(&gateway, &huge()).await;
+    assert_eq!((reply.status, reply.text().as_str()), (413, "{}"));
+}
 
 #[tokio::test]
 async fn an_upstream_that_reads_nothing_over_tls_is_left_in_time() {
