@@ -116,6 +116,9 @@ pub(super) async fn plain(
             return Err(Failure::new(Outcome::Reset, "the reply was cut").into());
         }
     }
+    if caller.begun && outcome == Outcome::Status4xx {
+        return say_fault(caller, ctx, call, &held.concat()).await;
+    }
     if caller.begun {
         // The caller asked for a stream and has had a comment; JSON cannot follow.
         return Err(Failure::new(Outcome::ErrorBody, "no stream where one was asked for").into());
@@ -138,6 +141,23 @@ pub(super) async fn plain(
             Ok(Relayed::Broken { reason: reason(&failure), code: kind.row().code, in_band: false })
         }
     }
+}
+
+/// Tells the caller of its own fault in the stream that a comment has begun, in the words that a
+/// reply of its own would have brought it.
+async fn say_fault(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    call: &Call,
+    body: &[u8],
+) -> Result<Relayed, Stopped> {
+    let said = error_in_body(body).and_then(|fault| fault.message);
+    let message = said.unwrap_or_else(|| "the upstream refused the request".to_owned());
+    let rejection = Rejection::new(Kind::InvalidRequest, message);
+    ctx.outcome.status = Some(200);
+    ctx.outcome.error_code = Some(rejection.kind.row().code);
+    caller.end_with(errors::in_band(call.dialect, &rejection, caller.between_events)).await?;
+    Ok(Relayed::Whole(Outcome::Status4xx))
 }
 
 /// Whether nothing but the end of its connection says where a JSON reply ends.
