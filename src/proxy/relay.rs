@@ -183,7 +183,7 @@ async fn forward_plain(
     (header, mut pieces): (Box<ResponseHeader>, Vec<Bytes>),
     tap: &mut PlainTap,
 ) -> Result<(), Stopped> {
-    caller.mute();
+    caller.pass_untouched();
     caller.begin(header).await?;
     loop {
         caller.send(&mut pieces).await?;

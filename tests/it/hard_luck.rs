@@ -301,3 +301,13 @@ async fn the_callers_own_fault_moves_on_to_nobody_after_a_comment_either() {
     let line = gateway.log_of(&reply).await;
     assert_eq!(line["error_code"], "invalid_request", "{line}");
 }
+
+#[tokio::test]
+async fn a_plain_reply_on_messages_passes_whatever_it_looks_like() {
+    let (origin, gateway) = serving().await;
+    origin.next(Reply::json_text(400, "data: [DONE]\n\n"));
+    let mut body = chat();
+    body["max_tokens"] = json!(64);
+    let reply = gateway.post("/v1/messages", &body).await;
+    assert_eq!((reply.status, reply.text().as_str()), (400, "data: [DONE]\n\n"));
+}
