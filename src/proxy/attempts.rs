@@ -216,7 +216,7 @@ async fn relay(
         }
         Judgement::Good | Judgement::CallersFault => {
             clock.token_came();
-            relay::plain(caller, ctx, call, reply, clock, Vec::new()).await
+            relay::plain(caller, ctx, call, reply, clock, None).await
         }
         Judgement::Next(outcome) => {
             clock.token_came();
@@ -224,8 +224,8 @@ async fn relay(
             // Only here does the body decide; any other is not waited for.
             if status == 403 {
                 let held = relay::hold(caller, reply.connection, clock).await?;
-                if judge::is_moderation(&held.concat()) {
-                    return relay::plain(caller, ctx, call, reply, clock, held).await;
+                if judge::is_moderation(&held.pieces.concat()) {
+                    return relay::plain(caller, ctx, call, reply, clock, Some(held)).await;
                 }
             }
             let what = format!("status {status}");

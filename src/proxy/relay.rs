@@ -67,22 +67,32 @@ fn is_encoded(header: &ResponseHeader) -> bool {
     header.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
 }
 
+/// A body, or its beginning.
+pub(super) struct Held {
+    pub(super) pieces: Vec<Bytes>,
+    /// Whether nothing follows but trailers.
+    ended: bool,
+}
+
 /// Reads a body to its end or to [`HOLD_PLAIN`].
 pub(super) async fn hold(
     caller: &mut Caller<'_>,
     connection: &mut Connection,
     clock: &mut Clock,
-) -> Result<Vec<Bytes>, Stopped> {
-    let mut held = Vec::new();
+) -> Result<Held, Stopped> {
+    let mut pieces = Vec::new();
     let mut bytes = 0;
     while bytes < HOLD_PLAIN {
         let read = caller.until(clock, connection.session.read_response_body()).await?;
-        let Some(piece) = read.map_err(|error| Failure::of(&error))? else { break };
+        let Some(piece) = read.map_err(|error| Failure::of(&error))? else {
+            return Ok(Held { pieces, ended: true });
+        };
         clock.data_came(Instant::now(), None);
         bytes += piece.len();
-        held.push(piece);
+        pieces.push(piece);
     }
-    Ok(held)
+    let ended = connection.session.response_done();
+    Ok(Held { pieces, ended })
 }
 
 /// Relays a reply that is no stream.
@@ -92,13 +102,12 @@ pub(super) async fn plain(
     call: &mut Call,
     reply: Reply<'_>,
     clock: &mut Clock,
-    held: Vec<Bytes>,
+    held: Option<Held>,
 ) -> Result<Relayed, Stopped> {
-    let mut held = held;
-    if held.is_empty() {
-        held = hold(caller, reply.connection, clock).await?;
-    }
-    let ended = reply.connection.session.response_done();
+    let Held { pieces: held, ended } = match held {
+        Some(held) => held,
+        None => hold(caller, reply.connection, clock).await?,
+    };
     let status = reply.header.status.as_u16();
     let outcome = match judge::status(status) {
         Judgement::Good => Outcome::Ok,

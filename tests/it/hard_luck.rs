@@ -311,3 +311,18 @@ async fn a_plain_reply_on_messages_passes_whatever_it_looks_like() {
     let reply = gateway.post("/v1/messages", &body).await;
     assert_eq!((reply.status, reply.text().as_str()), (400, "data: [DONE]\n\n"));
 }
+
+#[tokio::test]
+async fn an_error_under_a_good_status_moves_on_though_trailers_follow() {
+    let good = Origin::start().await;
+    let bad = trailing("{\"error\":{\"message\":\"overloaded\",\"code\":502}}").await;
+    let config = Config::new()
+        .upstream("bad", &bad, "http2: always")
+        .upstream("good", &good.base_url(), "")
+        .route_over("bad, good");
+    let gateway = Gateway::start(&config).await;
+    for _ in 0..2 {
+        let reply = gateway.post(PATH, &chat()).await;
+        assert_eq!(reply.assert_ok().header("x-cirque-upstream"), Some("good"));
+    }
+}
