@@ -35,7 +35,6 @@ pub(super) async fn run(session: &mut ServerSession, ctx: &mut Ctx) -> Result<()
     ctx.outcome.bytes_out = caller.bytes_out;
     ctx.outcome.cancelled |= caller.is_gone();
     ctx.waited += caller.waited;
-    ctx.call = Some(call);
     ended
 }
 
