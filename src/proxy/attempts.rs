@@ -5,6 +5,7 @@ use super::clock::Clock;
 use super::context::{Call, Ctx, Ended};
 use super::forward::{self, Connection, Stopped};
 use super::judge::{self, Failure, Judgement};
+use super::plain;
 use super::relay::{self, Relayed, Reply};
 use super::respond::{self, Signature};
 use super::send;
@@ -35,7 +36,6 @@ pub(super) async fn run(session: &mut ServerSession, ctx: &mut Ctx) -> Result<()
     ctx.outcome.bytes_out = caller.bytes_out;
     ctx.outcome.cancelled |= caller.is_gone();
     ctx.waited += caller.waited;
-    ctx.call = Some(call);
     ended
 }
 
@@ -216,16 +216,16 @@ async fn relay(
         }
         Judgement::Good | Judgement::CallersFault => {
             clock.token_came();
-            relay::plain(caller, ctx, call, reply, clock, Vec::new()).await
+            plain::plain(caller, ctx, call, reply, clock, None).await
         }
         Judgement::Next(outcome) => {
             clock.token_came();
             let retry_after = judge::retry_after(&reply.header.headers, SystemTime::now());
             // Only here does the body decide; any other is not waited for.
             if status == 403 {
-                let held = relay::hold(caller, reply.connection, clock).await?;
-                if judge::is_moderation(&held.concat()) {
-                    return relay::plain(caller, ctx, call, reply, clock, held).await;
+                let held = plain::hold(caller, reply.connection, clock).await?;
+                if judge::is_moderation(&held.pieces.concat()) {
+                    return plain::plain(caller, ctx, call, reply, clock, Some(held)).await;
                 }
             }
             let what = format!("status {status}");

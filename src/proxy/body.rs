@@ -45,7 +45,10 @@ pub(super) async fn read(
     let found = route.and_then(|found| routes.iter().position(|r| std::ptr::eq(r, found)));
     let refusal = allowed.err().or_else(|| found.is_none().then(|| unknown_model(&facts.model)));
     let route = found.unwrap_or_default();
-    ctx.call = Some(Call { dialect, body, facts, route, strip_response_format });
+    ctx.model = Some(facts.model.clone());
+    let call = Call { dialect, body, facts, route, strip_response_format };
+    ctx.stream = call.stream();
+    ctx.call = Some(call);
     refusal.map_or(Ok(()), |rejection| Err(rejection.into()))
 }
 

@@ -176,9 +176,10 @@ impl<'s> Caller<'s> {
         self.write(COMMENT, false).await
     }
 
-    /// From here on the reply is no stream: a comment would be part of it.
-    pub(super) const fn mute(&mut self) {
+    /// From here on the reply is no stream: nothing is put in and nothing taken out.
+    pub(super) fn pass_untouched(&mut self) {
         self.comment_after = None;
+        self.done_filter = None;
     }
 
     /// Sends the reply's header.

@@ -2,7 +2,7 @@
 
 use super::{Shared, finish};
 use crate::auth::Caller;
-use crate::error::Rejection;
+use crate::error::{Kind, Rejection};
 use crate::ids::{RequestId, TraceId};
 use crate::protocol::Dialect;
 use crate::protocol::edit::Segments;
@@ -121,8 +121,12 @@ pub struct Ctx {
     /// Who is calling.
     pub(super) caller: Option<Arc<Caller>>,
 
-    /// The call, once read.
+    /// The call, once read, until its exchange begins.
     pub(super) call: Option<Call>,
+    /// The model it asks for, for the record.
+    pub(super) model: Option<String>,
+    /// Whether it asks for a stream, for the record.
+    pub(super) stream: bool,
     /// The conversation.
     pub(super) session_id: Option<String>,
 
@@ -152,6 +156,8 @@ impl Ctx {
             endpoint: None,
             caller: None,
             call: None,
+            model: None,
+            stream: false,
             session_id: None,
             outcome: Outcome::default(),
             recorded: false,
@@ -187,8 +193,15 @@ impl Ctx {
 
 impl Drop for Ctx {
     /// Pingora skips `logging` on a panic and when a drain cuts the task; the record is written all
-    /// the same.
+    /// the same, and says so.
     fn drop(&mut self) {
+        if !self.recorded {
+            let draining = self.shared.current.is_draining();
+            let kind = if draining { Kind::Draining } else { Kind::Internal };
+            self.outcome.error_code = Some(kind.row().code);
+            // How much of the time was spent waiting is lost with the task; nearly all of it was.
+            self.waited = self.begun.elapsed();
+        }
         finish::finish(self);
     }
 }

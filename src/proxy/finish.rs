@@ -24,7 +24,7 @@ pub(super) fn finish(ctx: &mut Ctx) {
 fn record(ctx: &mut Ctx) -> Exchange {
     let outcome = std::mem::take(&mut ctx.outcome);
     let duration = ctx.begun.elapsed();
-    let model = ctx.call.as_mut().map(|call| cut(std::mem::take(&mut call.facts.model)));
+    let model = ctx.model.take().map(cut);
     let label = model.as_deref().unwrap_or_default();
     let since_begun = |at: Instant| at.saturating_duration_since(ctx.begun);
     let finish = match (outcome.cancelled, outcome.error_code) {
@@ -46,7 +46,7 @@ fn record(ctx: &mut Ctx) -> Exchange {
         model,
         upstream: outcome.upstream,
         attempts: outcome.attempts,
-        stream: ctx.call.as_ref().is_some_and(super::context::Call::stream),
+        stream: ctx.stream,
         bytes_in: outcome.bytes_in,
         bytes_out: outcome.bytes_out,
         duration,

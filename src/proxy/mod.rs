@@ -14,6 +14,7 @@ mod forward;
 mod head;
 mod headers;
 mod judge;
+mod plain;
 mod relay;
 mod respond;
 mod send;

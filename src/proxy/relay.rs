@@ -1,28 +1,25 @@
-//! Chapter 4, the reply: held until it has proved good, then forwarded untouched while a copy is read.
+//! Chapter 4, the reply: a stream is held until it has proved good, then forwarded untouched while a
+//! copy is read.
 
 use super::caller::{Caller, Interrupted};
 use super::clock::{Clock, Expired};
 use super::context::{Call, Ctx};
 use super::forward::{Connection, Stopped};
 use super::headers::reply_header;
-use super::judge::{self, Failure, Judgement};
+use super::judge::Failure;
 use super::respond;
 use crate::error::{Kind, Rejection};
 use crate::protocol::errors;
-use crate::protocol::tap::{PlainTap, StreamTap};
+use crate::protocol::tap::StreamTap;
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::Upstream;
 use bytes::Bytes;
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING,
-};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use pingora::http::ResponseHeader;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// A plain reply is held, header included, to its end or this far (DESIGN section 5).
-const HOLD_PLAIN: usize = 64 << 10;
 /// A stream is held to its first token or this far (DESIGN section 5).
 const HOLD_STREAM: usize = 256 << 10;
 /// Pieces of a burst are sent in one write up to this size.
@@ -63,139 +60,9 @@ pub(super) fn is_event_stream(header: &ResponseHeader) -> bool {
     prefix.eq_ignore_ascii_case(b"text/event-stream") && !is_encoded(header)
 }
 
-fn is_encoded(header: &ResponseHeader) -> bool {
+/// Whether a reply is compressed, unasked: it passes, and nothing can be read of it.
+pub(super) fn is_encoded(header: &ResponseHeader) -> bool {
     header.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
-}
-
-/// Reads a body to its end or to [`HOLD_PLAIN`].
-pub(super) async fn hold(
-    caller: &mut Caller<'_>,
-    connection: &mut Connection,
-    clock: &mut Clock,
-) -> Result<Vec<Bytes>, Stopped> {
-    let mut held = Vec::new();
-    let mut bytes = 0;
-    while bytes < HOLD_PLAIN {
-        let read = caller.until(clock, connection.session.read_response_body()).await?;
-        let Some(piece) = read.map_err(|error| Failure::of(&error))? else { break };
-        clock.data_came(Instant::now(), None);
-        bytes += piece.len();
-        held.push(piece);
-    }
-    Ok(held)
-}
-
-/// Relays a reply that is no stream.
-pub(super) async fn plain(
-    caller: &mut Caller<'_>,
-    ctx: &mut Ctx,
-    call: &mut Call,
-    reply: Reply<'_>,
-    clock: &mut Clock,
-    mut held: Vec<Bytes>,
-) -> Result<Relayed, Stopped> {
-    if held.is_empty() {
-        held = hold(caller, reply.connection, clock).await?;
-    }
-    let ended = reply.connection.session.response_done();
-    let status = reply.header.status.as_u16();
-    let outcome = match judge::status(status) {
-        Judgement::Good => Outcome::Ok,
-        Judgement::CallersFault | Judgement::Next(_) => Outcome::Status4xx,
-    };
-    let mut tap = PlainTap::new(call.dialect);
-    for piece in &held {
-        tap.push(piece);
-    }
-    let (whole, tap) = if ended { (Some(tap.finish()), None) } else { (None, Some(tap)) };
-    if let Some(reading) = whole {
-        let is_good = outcome == Outcome::Ok && !is_encoded(&reply.header);
-        if is_good && reading.fault.is_some() {
-            return Err(Failure::new(Outcome::ErrorBody, "an error in a 200 reply").into());
-        }
-        if is_good && may_be_cut(&reply) && is_half_json(&held.concat()) {
-            return Err(Failure::new(Outcome::Reset, "the reply was cut").into());
-        }
-        ctx.outcome.reading = reading;
-    }
-    if outcome != Outcome::Ok && ended {
-        held = vec![reply.upstream.without_credential(held.concat()).into()];
-    }
-    if caller.begun {
-        // The caller asked for a stream and has had a comment; JSON cannot follow.
-        return Err(Failure::new(Outcome::ErrorBody, "no stream where one was asked for").into());
-    }
-    let length = ended.then(|| held.iter().map(Bytes::len).sum());
-    let header = reply_header(caller, ctx, &reply, length);
-    ctx.outcome.status = Some(status);
-    call.body = Bytes::new();
-    let sent = match tap {
-        None => finish_plain(caller, header, held).await,
-        Some(mut tap) => {
-            let rest = forward_plain(caller, reply.connection, clock, (header, held), &mut tap);
-            let sent = rest.await;
-            ctx.outcome.reading = tap.finish();
-            sent
-        }
-    };
-    match sent {
-        Ok(()) => Ok(Relayed::Whole(outcome)),
-        Err(Stopped::CallerGone) => Err(Stopped::CallerGone),
-        Err(Stopped::Failed(failure)) => {
-            let kind = kind(&failure);
-            Ok(Relayed::Broken { reason: reason(&failure), code: kind.row().code, in_band: false })
-        }
-    }
-}
-
-/// Sends a reply that is held whole.
-async fn finish_plain(
-    caller: &mut Caller<'_>,
-    header: Box<ResponseHeader>,
-    mut pieces: Vec<Bytes>,
-) -> Result<(), Stopped> {
-    caller.begin(header).await?;
-    caller.send(&mut pieces).await?;
-    Ok(caller.end().await?)
-}
-
-/// Whether nothing but the end of its connection says where a JSON reply ends.
-fn may_be_cut(reply: &Reply<'_>) -> bool {
-    let headers = &reply.header.headers;
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    !reply.connection.is_http2()
-        && !headers.contains_key(CONTENT_LENGTH)
-        && !headers.contains_key(TRANSFER_ENCODING)
-        && kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/json"))
-}
-
-/// Whether JSON breaks off; of anything else that is wrong with it the caller is the judge.
-fn is_half_json(body: &[u8]) -> bool {
-    let read = serde_json::from_slice::<serde::de::IgnoredAny>(body);
-    read.is_err_and(|error| error.is_eof())
-}
-
-async fn forward_plain(
-    caller: &mut Caller<'_>,
-    connection: &mut Connection,
-    clock: &mut Clock,
-    (header, mut pieces): (Box<ResponseHeader>, Vec<Bytes>),
-    tap: &mut PlainTap,
-) -> Result<(), Stopped> {
-    caller.mute();
-    caller.begin(header).await?;
-    loop {
-        caller.send(&mut pieces).await?;
-        if connection.session.response_done() {
-            break;
-        }
-        let read = caller.until(clock, connection.session.read_response_body()).await?;
-        let Some(piece) = read.map_err(|error| Failure::of(&error))? else { break };
-        clock.data_came(Instant::now(), None);
-        tap.push(&piece);
-        pieces.push(piece);
-    }
-    Ok(caller.end().await?)
 }
 
 /// How a stream's body ended.
@@ -398,11 +265,13 @@ async fn close(
     Ok(Relayed::Broken { reason, code: kind.row().code, in_band: true })
 }
 
-fn reason(failure: &Failure) -> Broken {
+/// The word for metrics of a reply that broke off.
+pub(super) fn reason(failure: &Failure) -> Broken {
     if failure.outcome == Outcome::Timeout { Broken::Timeout } else { Broken::Reset }
 }
 
-fn kind(failure: &Failure) -> Kind {
+/// What a caller is told of a reply that broke off.
+pub(super) fn kind(failure: &Failure) -> Kind {
     if failure.outcome == Outcome::Timeout { Kind::UpstreamTimeout } else { Kind::UpstreamError }
 }
 

@@ -8,7 +8,11 @@ use crate::protocol::edit::Segments;
 use crate::telemetry::metrics::Outcome;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::SocketDigest;
 use pingora::protocols::http::client::HttpSession;
+use pingora::protocols::http::v2::client::Http2Session;
+use pingora::protocols::http::v2::write_body;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A body goes out in pieces of this size, so that an early answer is noticed between them.
@@ -26,42 +30,41 @@ pub(super) async fn send(
     caller: &mut Caller<'_>,
     clock: &mut Clock,
 ) -> Result<(), Stopped> {
-    let since = Instant::now();
+    let ear = Ear::at(connection);
     let session = &mut connection.session;
     // No answer is looked for where this fails: nobody has been asked anything yet.
     let begun = caller.until(clock, session.write_request_header(header)).await?;
     begun.map_err(|error| Failure { may_be_stale: true, ..Failure::of(&error) })?;
-    let sent = caller.until(clock, transmit(session, body, since)).await?;
-    match sent {
-        Ok(whole) => {
-            connection.request_whole = whole;
-            Ok(())
+    let sent = match session {
+        HttpSession::H2(h2) => caller.until(clock, transmit_http2(h2, body)).await?,
+        HttpSession::H1(_) | HttpSession::Custom(()) => {
+            caller.until(clock, transmit(session, body, &ear)).await?
         }
+    };
+    connection.request_whole = sent.map_err(|error| Failure::of(&error))?;
+    Ok(())
+}
+
+/// Writes the body; `false` where an answer came before it was out.
+async fn transmit(session: &mut HttpSession, body: &Segments, ear: &Ear) -> pingora::Result<bool> {
+    match write(session, body, ear).await {
+        Ok(whole) => Ok(whole),
         Err(error) => {
             // An upstream that refuses a large body answers and closes: its answer counts.
             let last_words = tokio::time::timeout(LAST_WORDS, read_header(session));
-            match caller.until(clock, last_words).await? {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(why)) => Err(Failure::of(&why).into()),
-                Err(_) => Err(Failure::of(&error).into()),
-            }
+            last_words.await.unwrap_or(Err(error)).map(|()| false)
         }
     }
 }
 
-/// Writes the body; `false` where an answer came before it was out.
-async fn transmit(
-    session: &mut HttpSession,
-    body: &Segments,
-    since: Instant,
-) -> pingora::Result<bool> {
+async fn write(session: &mut HttpSession, body: &Segments, ear: &Ear) -> pingora::Result<bool> {
     let mut left = body.len();
     for segment in body.iter() {
         let mut rest = segment.clone();
         while !rest.is_empty() {
             let piece = rest.split_to(PIECE.min(rest.len()));
             left -= piece.len() as u64;
-            if !write_piece(session, piece, left == 0, since).await? {
+            if !write_piece(session, piece, left == 0, ear).await? {
                 return Ok(false);
             }
         }
@@ -70,31 +73,87 @@ async fn transmit(
 }
 
 /// Writes one piece; `false` where an answer came instead. A writer that is stuck is left only once
-/// bytes have come from an upstream that was silent when we began to send.
+/// an answer is there: what it has written of the piece nobody knows.
 async fn write_piece(
     session: &mut HttpSession,
     piece: Bytes,
     end: bool,
-    since: Instant,
+    ear: &Ear,
 ) -> pingora::Result<bool> {
-    let socket = match session {
-        HttpSession::H1(h1) => h1.digest().socket_digest.clone(),
-        HttpSession::H2(_) | HttpSession::Custom(()) => None,
-    };
     let write = session.write_request_body(piece, end);
     let mut write = std::pin::pin!(write);
     loop {
         tokio::select! {
             biased;
             written = &mut write => return written.map(|()| true),
-            () = tokio::time::sleep(STUCK), if socket.is_some() => {
-                let info = socket.as_ref().and_then(|socket| socket.tcp_info());
-                let heard = info.map(|i| Duration::from_millis(i.tcpi_last_data_recv.into()));
-                if heard.is_some_and(|heard| heard + STUCK < since.elapsed()) {
-                    return Ok(false);
-                }
+            () = tokio::time::sleep(STUCK) => if ear.has_heard() {
+                return Ok(false);
             }
         }
+    }
+}
+
+/// Writes the body over HTTP/2, where an answer can be waited for meanwhile; `false` where it came
+/// before the body was out.
+async fn transmit_http2(session: &mut Http2Session, body: &Segments) -> pingora::Result<bool> {
+    let Some(mut writer) = session.take_request_body_writer() else { return Ok(false) };
+    let write = async {
+        let mut left = body.len();
+        for segment in body.iter() {
+            left -= segment.len() as u64;
+            write_body(&mut writer, segment.clone(), left == 0, None).await?;
+        }
+        Ok::<(), Box<pingora::Error>>(())
+    };
+    tokio::select! {
+        biased;
+        written = write => if written.is_ok() {
+            return Ok(true);
+        },
+        answered = session.read_response_header() => return answered.map(|()| false),
+    }
+    // The stream was reset; an answer may have come first, else the reason is found here.
+    session.read_response_header().await.map(|()| false)
+}
+
+/// Whether an HTTP/1 upstream has said something while we cannot read, asked of its socket.
+struct Ear {
+    socket: Option<Arc<SocketDigest>>,
+    /// Bytes that had come before we began to send.
+    before: u64,
+    since: Instant,
+    /// A new TLS connection: its upstream's session tickets come within the first round trip.
+    expects_tickets: bool,
+}
+
+impl Ear {
+    /// Listens from now on.
+    fn at(connection: &Connection) -> Self {
+        let digest = match &connection.session {
+            HttpSession::H1(h1) => Some(h1.digest()),
+            HttpSession::H2(_) | HttpSession::Custom(()) => None,
+        };
+        let socket = digest.and_then(|digest| digest.socket_digest.clone());
+        let is_tls = digest.is_some_and(|digest| digest.ssl_digest.is_some());
+        let info = socket.as_ref().and_then(|socket| socket.tcp_info());
+        Self {
+            socket,
+            before: info.map_or(0, |info| info.tcpi_bytes_received),
+            since: Instant::now(),
+            expects_tickets: is_tls && !connection.reused,
+        }
+    }
+
+    fn has_heard(&self) -> bool {
+        let Some(info) = self.socket.as_ref().and_then(|socket| socket.tcp_info()) else {
+            return false;
+        };
+        if !self.expects_tickets {
+            return info.tcpi_bytes_received > self.before;
+        }
+        let ago = Duration::from_millis(info.tcpi_last_data_recv.into());
+        let tickets = STUCK.max(2 * Duration::from_micros(info.tcpi_rtt.into()));
+        ago + tickets < self.since.elapsed()
     }
 }
 

@@ -49,8 +49,11 @@ pub fn system_resolver() -> Option<TokioResolver> {
 }
 
 fn publish(upstream: &Upstream, addresses: Vec<IpAddr>) {
-    if **upstream.live.addresses.load() != addresses || upstream.peers.in_turn().is_empty() {
+    // Asked apart: while an old request keeps this upstream's predecessor, both keep `live` fresh.
+    if !upstream.peers.are_at(&addresses) {
         upstream.peers.publish(&addresses);
+    }
+    if **upstream.live.addresses.load() != addresses {
         upstream.live.addresses.store(addresses.into());
     }
     upstream.live.mark_resolved();
@@ -155,6 +158,22 @@ mod tests {
         until_addresses(&upstream, &["127.0.0.3:81"]).await;
         drop(upstream);
         tokio::time::timeout(Duration::from_secs(20), keeper).await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_upstream_kept_alive_by_an_old_request_takes_nothing_from_its_successor() {
+        let moved = |octet| vec![IpAddr::from([127, 0, 0, octet])];
+        let upstream = |live: &Arc<crate::upstream::live::Live>| {
+            let config = serde_yaml::from_str("{name: u, base_url: 'http://u.example:81/v1'}");
+            Upstream::new(config.unwrap(), Arc::clone(live)).unwrap()
+        };
+        let live = Arc::default();
+        let old = upstream(&live);
+        publish(&old, moved(1));
+        let new = upstream(&live);
+        publish(&old, moved(2));
+        publish(&new, moved(2));
+        assert_eq!(new.peers.in_turn()[0]._address.to_string(), "127.0.0.2:81");
     }
 
     #[tokio::test]

@@ -80,6 +80,15 @@ impl Peers {
         self.current.store(Arc::new(peers.collect()));
     }
 
+    /// Whether these are the addresses, in this order.
+    pub fn are_at(&self, addresses: &[IpAddr]) -> bool {
+        let peers = self.current.load();
+        peers
+            .iter()
+            .map(|peer| peer._address.as_inet().map(SocketAddr::ip))
+            .eq(addresses.iter().map(|address| Some(*address)))
+    }
+
     /// The peers in the order one call should try them: the next in turn first.
     pub fn in_turn(&self) -> Vec<Arc<HttpPeer>> {
         let peers = self.current.load();

@@ -4,6 +4,7 @@ use crate::harness::{
     Config, Gate, Gateway, Origin, Reply, Request, assert_openai_error, chat, chat_stream,
     eventually, last_event, sample, serving,
 };
+use serde_json::json;
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -59,13 +60,20 @@ async fn a_stream_that_outlasts_the_drain_is_cut_honestly() {
     let token = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
     origin.next(Reply::stream().piece(token).hang());
     let mut client = gateway.client().await;
-    client.open(&Request::post(CHAT, &chat_stream())).await;
+    let reply = client.open(&Request::post(CHAT, &chat_stream())).await;
     client.read_until(token).await;
     gateway.process.signal("TERM");
     let (rest, complete) = client.rest().await;
     let is_told = !rest.is_empty() && last_event(&rest).json()["error"].is_object();
     assert!(is_told || !complete, "a cut stream ended like a good one");
     assert_eq!(gateway.process.exit_code().await, 0);
+    let line = gateway.log_of(&reply).await;
+    assert_eq!((&line["model"], &line["stream"]), (&chat()["model"], &json!(true)), "{line}");
+    assert_eq!(
+        (&line["finish"], &line["error_code"]),
+        (&json!("error"), &json!("draining")),
+        "{line}"
+    );
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 
 use crate::harness::{
     Authority, Config, FINISH, Framing, Gate, Gateway, Origin, Reply, Request, assert_openai_error,
-    chat, chat_stream, delta, serving, serving_with, within_time,
+    chat, chat_stream, delta, last_event, serving, serving_with, within_time,
 };
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -57,7 +58,44 @@ async fn deaf(answer: &'static str, tls: Option<TlsAcceptor>) -> String {
     format!("{scheme}://{address}/v1")
 }
 
+/// An HTTP/2 upstream that answers every request with this body and trailers behind it.
+async fn trailing(body: &'static str) -> String {
+    async fn play(tcp: TcpStream, body: &'static str) {
+        let Ok(mut http2) = h2::server::handshake(tcp).await else { return };
+        while let Some(Ok((_request, mut respond))) = http2.accept().await {
+            let head = http::Response::builder().header("content-type", "application/json");
+            let mut reply = respond.send_response(head.body(()).unwrap(), false).unwrap();
+            reply.send_data(body.into(), false).unwrap();
+            reply.send_trailers(http::HeaderMap::new()).unwrap();
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(play(tcp, body));
+        }
+    });
+    format!("http://{address}/v1")
+}
+
 const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}";
+
+#[tokio::test]
+async fn an_upstream_that_answers_and_reads_no_further_is_heard() {
+    let gateway =
+        Gateway::start(&Config::new().upstream("main", &deaf(REFUSAL, None).await, "")).await;
+    let reply = soon(&gateway, &huge()).await;
+    assert_eq!((reply.status, reply.text().as_str()), (413, "{}"));
+}
+
+#[tokio::test]
+async fn an_http2_upstream_that_answers_and_reads_no_further_is_heard() {
+    let (origin, gateway) = serving_with("http2: always", "read_timeout: 30s").await;
+    origin.next(Reply::json_text(413, "{}").early().hang());
+    let reply = soon(&gateway, &huge()).await;
+    assert_eq!((reply.status, reply.text().as_str()), (413, "{}"));
+}
 
 #[tokio::test]
 async fn an_upstream_that_reads_nothing_over_tls_is_left_in_time() {
@@ -238,4 +276,58 @@ async fn empty_lines_do_not_keep_a_connection_open() {
     let dripping = client.drip(lines.as_bytes(), Duration::from_millis(100));
     within_time(SOON, "the end of the dripping", dripping).await;
     within_time(Duration::from_secs(1), "the end of the connection", client.closed()).await;
+}
+
+#[tokio::test]
+async fn the_callers_own_fault_moves_on_to_nobody_after_a_comment_either() {
+    let (one, two) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .server("keepalive_comment: 1s")
+        .upstream("one", &one.base_url(), "")
+        .upstream("two", &two.base_url(), "")
+        .route_over("one, two");
+    let gateway = Gateway::start(&config).await;
+    let gate = Gate::new();
+    for origin in [&one, &two] {
+        origin.always(Reply::error(400).after(&gate));
+    }
+    let mut client = gateway.client().await;
+    let reply = client.open(&Request::post(PATH, &chat_stream())).await;
+    client.read_until(": keepalive\n\n").await;
+    gate.open();
+    let (rest, complete) = client.rest().await;
+    assert!(complete);
+    let error = last_event(&rest).json()["error"].clone();
+    assert_eq!(
+        (&error["code"], &error["message"]),
+        (&json!("invalid_request"), &json!("simulated"))
+    );
+    assert_eq!(one.calls().len() + two.calls().len(), 1);
+    let line = gateway.log_of(&reply).await;
+    assert_eq!(line["error_code"], "invalid_request", "{line}");
+}
+
+#[tokio::test]
+async fn a_plain_reply_on_messages_passes_whatever_it_looks_like() {
+    let (origin, gateway) = serving().await;
+    origin.next(Reply::json_text(400, "data: [DONE]\n\n"));
+    let mut body = chat();
+    body["max_tokens"] = json!(64);
+    let reply = gateway.post("/v1/messages", &body).await;
+    assert_eq!((reply.status, reply.text().as_str()), (400, "data: [DONE]\n\n"));
+}
+
+#[tokio::test]
+async fn an_error_under_a_good_status_moves_on_though_trailers_follow() {
+    let good = Origin::start().await;
+    let bad = trailing("{\"error\":{\"message\":\"overloaded\",\"code\":502}}").await;
+    let config = Config::new()
+        .upstream("bad", &bad, "http2: always")
+        .upstream("good", &good.base_url(), "")
+        .route_over("bad, good");
+    let gateway = Gateway::start(&config).await;
+    for _ in 0..2 {
+        let reply = gateway.post(PATH, &chat()).await;
+        assert_eq!(reply.assert_ok().header("x-cirque-upstream"), Some("good"));
+    }
 }
