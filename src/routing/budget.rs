@@ -12,7 +12,7 @@ const RETRY: u64 = 1_000;
 
 /// A balance that requests fill and retries empty.
 ///
-/// Each request adds `share` of a retry, up to what [`WINDOW_SECONDS`] of 1,000 requests a second
+/// Each request adds `share` of a retry, up to what ten seconds of 1,000 requests a second
 /// would add; so over any longer time retries stay within `share` of requests plus the floor.
 #[derive(Debug)]
 pub struct RetryBudget {
