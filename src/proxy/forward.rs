@@ -68,7 +68,13 @@ impl Connection {
 
     /// Gives the connection back to the pool, if a whole request and a whole reply went over it.
     pub(super) async fn release(mut self, connectors: &Connectors) {
-        if !self.request_whole || !self.session.response_done() {
+        let mut is_sound = self.request_whole && self.session.response_done();
+        if let HttpSession::H1(h1) = &mut self.session {
+            // Asked here, because Pingora shuts down what it does not keep, and that may wait.
+            h1.respect_keepalive();
+            is_sound &= h1.will_keepalive();
+        }
+        if !is_sound {
             return self.discard(connectors).await;
         }
         connectors.release(self.session, &self.peer).await;
