@@ -211,7 +211,9 @@ async fn relay(
 ) -> Result<Relayed, Stopped> {
     let status = reply.header.status.as_u16();
     match judge::status(status) {
-        Judgement::Good if relay::is_event_stream(&reply.header) => {
+        Judgement::Good
+            if relay::is_event_stream(&reply.header) && !relay::is_encoded(&reply.header) =>
+        {
             relay::stream(caller, ctx, call, reply, clock).await
         }
         Judgement::Good | Judgement::CallersFault => {

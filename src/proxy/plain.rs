@@ -7,7 +7,8 @@ use super::context::{Call, Ctx};
 use super::forward::{Connection, Stopped};
 use super::headers::reply_header;
 use super::judge::{self, Failure, Judgement};
-use super::relay::{Relayed, Reply, is_encoded, kind, reason};
+use super::relay::{Relayed, Reply, is_encoded, is_event_stream, kind, reason};
+use super::respond;
 use crate::error::{Kind, Rejection};
 use crate::protocol::errors;
 use crate::protocol::tap::{PlainTap, error_in_body};
@@ -48,7 +49,7 @@ pub(super) async fn hold(
     Ok(Held { pieces, ended })
 }
 
-/// Relays a reply that is no stream.
+/// Relays a reply that is no stream, or one that cannot be read because it is compressed.
 pub(super) async fn plain(
     caller: &mut Caller<'_>,
     ctx: &mut Ctx,
@@ -57,14 +58,14 @@ pub(super) async fn plain(
     clock: &mut Clock,
     held: Option<Held>,
 ) -> Result<Relayed, Stopped> {
+    let status = reply.header.status.as_u16();
+    let outcome = outcome(status);
+    // A stream that cannot be read is at least not held.
+    let is_live = outcome == Outcome::Ok && is_event_stream(&reply.header);
     let Held { pieces: mut held, ended } = match held {
         Some(held) => held,
+        None if is_live => Held { pieces: Vec::new(), ended: false },
         None => hold(caller, reply.connection, clock).await?,
-    };
-    let status = reply.header.status.as_u16();
-    let outcome = match judge::status(status) {
-        Judgement::Good => Outcome::Ok,
-        Judgement::CallersFault | Judgement::Next(_) => Outcome::Status4xx,
     };
     let mut tap = PlainTap::new(call.dialect);
     for piece in &held {
@@ -92,7 +93,10 @@ pub(super) async fn plain(
         return Err(Failure::new(Outcome::ErrorBody, "no stream where one was asked for").into());
     }
     let length = ended.then(|| held.iter().map(Bytes::len).sum());
-    let header = reply_header(caller, ctx, &reply, length);
+    let mut header = reply_header(caller, ctx, &reply, length);
+    if is_live {
+        respond::as_stream(&mut header, caller.is_http11());
+    }
     ctx.outcome.status = Some(status);
     call.body = Bytes::new();
     let sent = match tap {
@@ -111,6 +115,14 @@ pub(super) async fn plain(
             let kind = kind(&failure);
             Ok(Relayed::Broken { reason: reason(&failure), code: kind.row().code, in_band: false })
         }
+    }
+}
+
+/// What a reply that is relayed says of its upstream.
+const fn outcome(status: u16) -> Outcome {
+    match judge::status(status) {
+        Judgement::Good => Outcome::Ok,
+        Judgement::CallersFault | Judgement::Next(_) => Outcome::Status4xx,
     }
 }
 

@@ -53,11 +53,11 @@ pub(super) enum Relayed {
     },
 }
 
-/// Whether a reply is an event stream that can be read.
+/// Whether a reply is an event stream.
 pub(super) fn is_event_stream(header: &ResponseHeader) -> bool {
     let kind = header.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let prefix = kind.get(..17).unwrap_or_default();
-    prefix.eq_ignore_ascii_case(b"text/event-stream") && !is_encoded(header)
+    prefix.eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// Whether a reply is compressed, unasked: it passes, and nothing can be read of it.

@@ -331,3 +331,18 @@ async fn an_error_under_a_good_status_moves_on_though_trailers_follow() {
         assert_eq!(reply.assert_ok().header("x-cirque-upstream"), Some("good"));
     }
 }
+
+#[tokio::test]
+async fn a_stream_that_comes_compressed_unasked_is_not_held() {
+    let (origin, gateway) = serving().await;
+    let gate = Gate::new();
+    let script = Reply::stream().header("content-encoding", "gzip").piece([0x1f, 0x8b, 8, 0]);
+    origin.next(script.wait(&gate).piece([0, 0]).end());
+    let mut client = gateway.client().await;
+    let reply = client.open(&Request::post(PATH, &chat_stream())).await;
+    assert_eq!(reply.header("content-encoding"), Some("gzip"));
+    assert_eq!(reply.header("x-accel-buffering"), Some("no"));
+    assert_eq!(client.piece().await.unwrap().unwrap(), [0x1f, 0x8b, 8, 0][..]);
+    gate.open();
+    assert_eq!(client.rest().await, (vec![0, 0], true));
+}
