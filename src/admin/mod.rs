@@ -31,8 +31,7 @@ impl Admin {
 
     /// Whether calls can be served: not draining, and an upstream has an address.
     fn is_ready(&self) -> bool {
-        let usable =
-            |upstream: &Arc<crate::upstream::Upstream>| !upstream.live.addresses.load().is_empty();
+        let usable = |upstream: &Arc<crate::upstream::Upstream>| upstream.peers.is_reachable();
         !self.current.is_draining() && self.current.pin().upstreams.iter().any(usable)
     }
 

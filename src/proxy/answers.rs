@@ -122,7 +122,7 @@ fn you(ctx: &Ctx) -> Value {
 
 /// Until probes and the breaker exist, an upstream counts as healthy while it has an address.
 fn upstream(upstream: &Upstream) -> Value {
-    let healthy = !upstream.live.addresses.load().is_empty();
+    let healthy = upstream.peers.is_reachable();
     json!({
         "name": upstream.name,
         "healthy": healthy,

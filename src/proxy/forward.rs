@@ -107,7 +107,7 @@ pub(super) async fn connect(
     if peers.is_empty() {
         // Only right after the start: the first name resolution is still under way.
         let patience = upstream.config.timeouts.connect.0;
-        let resolved = tokio::time::timeout(patience, upstream.live.wait_resolved());
+        let resolved = tokio::time::timeout(patience, upstream.peers.wait_resolved());
         let _in_time = caller.until(clock, resolved).await?;
         peers = upstream.peers.in_turn();
     }

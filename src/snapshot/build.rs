@@ -54,21 +54,17 @@ pub(super) fn snapshot(
 }
 
 fn upstreams(config: &Config, previous: Option<&Snapshot>) -> Result<Vec<Arc<Upstream>>, String> {
-    let namesake = |name: &str| {
-        let old = previous?.upstreams.iter().find(|old| *old.name == *name)?;
-        Some(Arc::clone(&old.live))
-    };
+    let namesake = |name: &str| previous?.upstreams.iter().find(|old| *old.name == *name);
     let build = |upstream: &UpstreamConfig| {
-        let same_host = |old: &Arc<Upstream>| {
-            *old.name == *upstream.name && old.config.base_url == upstream.base_url
-        };
-        let moved = !previous.is_some_and(|p| p.upstreams.iter().any(same_host));
-        let live = namesake(&upstream.name).unwrap_or_default();
-        if moved {
-            // The old host's addresses are not the new one's.
-            live.addresses.store(Arc::default());
+        let old = namesake(&upstream.name);
+        let live = old.map(|old| Arc::clone(&old.live)).unwrap_or_default();
+        let new = Upstream::new(upstream.clone(), live)?;
+        // The addresses of another host are not this one's.
+        let same_host = old.filter(|old| old.base.host == new.base.host);
+        if let Some(known) = same_host.filter(|old| old.peers.is_reachable()) {
+            new.peers.publish(&known.peers.addresses());
         }
-        Upstream::new(upstream.clone(), live).map(Arc::new)
+        Ok(Arc::new(new))
     };
     config.upstreams.iter().map(build).collect()
 }

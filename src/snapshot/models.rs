@@ -6,6 +6,7 @@ use crate::catalogue::{Catalogue, UpstreamList, UpstreamView};
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -184,13 +185,9 @@ fn client_for(upstream: &Upstream) -> Option<reqwest::Client> {
         }
         if let Some(sni) = &tls.sni {
             let port = upstream.base.port;
-            let addresses: Vec<_> = upstream
-                .live
-                .addresses
-                .load()
-                .iter()
-                .map(|address| std::net::SocketAddr::new(*address, port))
-                .collect();
+            let addresses = upstream.peers.addresses();
+            let addresses: Vec<_> =
+                addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
             if addresses.is_empty() {
                 return None;
             }

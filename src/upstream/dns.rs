@@ -20,7 +20,7 @@ pub async fn keep_resolved(upstream: Weak<Upstream>, resolver: Option<TokioResol
         let Some(target) = upstream.upgrade() else { return };
         let host = target.base.host.clone();
         if let Ok(address) = host.parse::<IpAddr>() {
-            publish(&target, vec![address]);
+            target.peers.publish(&[address]);
             return;
         }
         drop(target);
@@ -28,13 +28,13 @@ pub async fn keep_resolved(upstream: Weak<Upstream>, resolver: Option<TokioResol
         let Some(target) = upstream.upgrade() else { return };
         let wait = match looked_up {
             Ok((addresses, valid_until)) => {
-                publish(&target, addresses);
+                target.peers.publish(&addresses);
                 valid_until.saturating_duration_since(Instant::now()).clamp(SHORTEST, LONGEST)
             }
             Err(problem) => {
                 tracing::warn!(upstream = %target.name, problem, "name resolution failed");
                 target.live.failed("name resolution failed", std::time::SystemTime::now());
-                target.live.mark_resolved();
+                target.peers.mark_resolved();
                 AFTER_FAILURE
             }
         };
@@ -46,17 +46,6 @@ pub async fn keep_resolved(upstream: Weak<Upstream>, resolver: Option<TokioResol
 /// A resolver with the system's configuration; `None` where there is none to read.
 pub fn system_resolver() -> Option<TokioResolver> {
     TokioResolver::builder_tokio().ok()?.build().ok()
-}
-
-fn publish(upstream: &Upstream, addresses: Vec<IpAddr>) {
-    // Asked apart: while an old request keeps this upstream's predecessor, both keep `live` fresh.
-    if !upstream.peers.are_at(&addresses) {
-        upstream.peers.publish(&addresses);
-    }
-    if **upstream.live.addresses.load() != addresses {
-        upstream.live.addresses.store(addresses.into());
-    }
-    upstream.live.mark_resolved();
 }
 
 /// All addresses of a name in a stable order, and until when they hold.
@@ -158,22 +147,6 @@ mod tests {
         until_addresses(&upstream, &["127.0.0.3:81"]).await;
         drop(upstream);
         tokio::time::timeout(Duration::from_secs(20), keeper).await.unwrap().unwrap();
-    }
-
-    #[test]
-    fn an_upstream_kept_alive_by_an_old_request_takes_nothing_from_its_successor() {
-        let moved = |octet| vec![IpAddr::from([127, 0, 0, octet])];
-        let upstream = |live: &Arc<crate::upstream::live::Live>| {
-            let config = serde_yaml::from_str("{name: u, base_url: 'http://u.example:81/v1'}");
-            Upstream::new(config.unwrap(), Arc::clone(live)).unwrap()
-        };
-        let live = Arc::default();
-        let old = upstream(&live);
-        publish(&old, moved(1));
-        let new = upstream(&live);
-        publish(&old, moved(2));
-        publish(&new, moved(2));
-        assert_eq!(new.peers.in_turn()[0]._address.to_string(), "127.0.0.2:81");
     }
 
     #[tokio::test]

@@ -1,18 +1,12 @@
 //! What changes about an upstream while it runs; carried over a reload by name.
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use std::net::IpAddr;
+use arc_swap::ArcSwapOption;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
-use tokio::sync::watch;
 
 /// Live state of one upstream. All of it may be read and written from any request at once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Live {
-    /// IP addresses of the host, as last resolved.
-    pub addresses: ArcSwap<Vec<IpAddr>>,
-    /// Fires once the first resolution has ended, well or not.
-    resolved: watch::Sender<bool>,
     inflight: AtomicU64,
     last_error: ArcSwapOption<LastError>,
     /// Exponentially weighted mean of the time to a reply's header, in microseconds; 0 is none yet.
@@ -31,18 +25,6 @@ pub struct LastError {
 /// One call in flight; leaving any way gives the place back.
 #[derive(Debug)]
 pub struct CallGuard(std::sync::Arc<Live>);
-
-impl Default for Live {
-    fn default() -> Self {
-        Self {
-            addresses: ArcSwap::default(),
-            resolved: watch::Sender::new(false),
-            inflight: AtomicU64::new(0),
-            last_error: ArcSwapOption::empty(),
-            ewma_micros: AtomicU64::new(0),
-        }
-    }
-}
 
 impl Live {
     /// Counts a call in until the guard goes.
@@ -81,21 +63,6 @@ impl Live {
             0 => None,
             micros => Some(micros as f64 / 1_000.0),
         }
-    }
-
-    /// Says that a resolution has ended.
-    pub fn mark_resolved(&self) {
-        self.resolved.send_replace(true);
-    }
-
-    /// Waits until the first resolution has ended.
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is taken.
-    pub async fn wait_resolved(&self) {
-        let mut seen = self.resolved.subscribe();
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ended = seen.wait_for(|done| *done).await;
     }
 }
 

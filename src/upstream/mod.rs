@@ -49,7 +49,6 @@ impl Upstream {
             .ok_or_else(|| format!("upstream {}: the base_url cannot be used", config.name))?;
         let headers = headers(&config)?;
         let peers = Peers::new(&config, &base)?;
-        peers.publish(&live.addresses.load());
         Ok(Self { name: config.name.as_str().into(), config, base, headers, peers, live })
     }
 

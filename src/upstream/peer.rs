@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long an idle connection is kept. Providers keep theirs for 60 s (nginx) to 400 s
 /// (Cloudflare); a shorter-lived one is noticed, since Pingora watches idle connections.
@@ -30,6 +31,8 @@ pub struct Peers {
     template: HttpPeer,
     port: u16,
     current: ArcSwap<Vec<Arc<HttpPeer>>>,
+    /// Fires once the first resolution has ended, well or not.
+    resolved: watch::Sender<bool>,
     turn: AtomicUsize,
 }
 
@@ -66,27 +69,48 @@ impl Peers {
             template,
             port: base.port,
             current: ArcSwap::default(),
+            resolved: watch::Sender::new(false),
             turn: AtomicUsize::new(0),
         })
     }
 
     /// Replaces the addresses; connections to those that stay are kept.
     pub fn publish(&self, addresses: &[IpAddr]) {
-        let peers = addresses.iter().map(|address| {
-            let mut peer = self.template.clone();
-            peer._address = SocketAddr::new(*address, self.port).into();
-            Arc::new(peer)
-        });
-        self.current.store(Arc::new(peers.collect()));
+        if self.addresses() != addresses {
+            let peers = addresses.iter().map(|address| {
+                let mut peer = self.template.clone();
+                peer._address = SocketAddr::new(*address, self.port).into();
+                Arc::new(peer)
+            });
+            self.current.store(Arc::new(peers.collect()));
+        }
+        self.mark_resolved();
     }
 
-    /// Whether these are the addresses, in this order.
-    pub fn are_at(&self, addresses: &[IpAddr]) -> bool {
+    /// The addresses, as last resolved.
+    pub fn addresses(&self) -> Vec<IpAddr> {
         let peers = self.current.load();
-        peers
-            .iter()
-            .map(|peer| peer._address.as_inet().map(SocketAddr::ip))
-            .eq(addresses.iter().map(|address| Some(*address)))
+        peers.iter().filter_map(|peer| Some(peer._address.as_inet()?.ip())).collect()
+    }
+
+    /// Whether there is any address to call.
+    pub fn is_reachable(&self) -> bool {
+        !self.current.load().is_empty()
+    }
+
+    /// Says that a resolution has ended, well or not.
+    pub fn mark_resolved(&self) {
+        self.resolved.send_replace(true);
+    }
+
+    /// Waits until the first resolution has ended.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is taken.
+    pub async fn wait_resolved(&self) {
+        let mut seen = self.resolved.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ended = seen.wait_for(|done| *done).await;
     }
 
     /// The peers in the order one call should try them: the next in turn first.

@@ -178,3 +178,14 @@ async fn status_names_the_configuration_that_is_live() {
     assert_ne!(before["hash"], after["hash"]);
     assert_ne!(before["generation"], after["generation"]);
 }
+
+#[tokio::test]
+async fn a_call_waits_for_the_address_of_an_upstream_that_a_reload_moved() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&Config::to(&origin)).await;
+    gateway.call(&with_key(KEY)).await.assert_ok();
+    let named = origin.base_url().replace("127.0.0.1", "localhost");
+    gateway.rewrite(&Config::new().upstream("main", &named, "").text());
+    gateway.admin_call("POST", "/reload").await.assert_ok();
+    gateway.call(&with_key(KEY)).await.assert_ok();
+}
