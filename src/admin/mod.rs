@@ -35,6 +35,14 @@ impl Admin {
         !self.current.is_draining() && self.current.pin().upstreams.iter().any(usable)
     }
 
+    /// The metrics page. Health follows from state kept elsewhere, so it is read when it is asked for.
+    fn metrics(&self) -> Vec<u8> {
+        for upstream in &self.current.pin().upstreams {
+            self.metrics.upstream_healthy(&upstream.name, upstream.peers.is_reachable());
+        }
+        self.metrics.render()
+    }
+
     async fn reload(&self) -> Response<Vec<u8>> {
         match self.reloader.run().await {
             Outcome::Applied(generation) => {
@@ -69,7 +77,7 @@ impl ServeHttp for Admin {
             return response;
         }
         match path.as_str() {
-            "/metrics" => raw(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render()),
+            "/metrics" => raw(StatusCode::OK, "text/plain; version=0.0.4", self.metrics()),
             "/live" => answer(StatusCode::OK, &json!({ "status": "ok" })),
             "/ready" if self.is_ready() => answer(StatusCode::OK, &json!({ "status": "ready" })),
             "/ready" => {

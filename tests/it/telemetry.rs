@@ -307,6 +307,22 @@ async fn every_metric_is_explained_and_well_formed() {
 }
 
 #[tokio::test]
+async fn the_metric_of_an_upstreams_health_says_what_status_says() {
+    let origin = Origin::start().await;
+    let config = Config::new().upstream("main", &origin.base_url(), "").upstream(
+        "lost",
+        "http://nowhere.invalid:81/v1",
+        "",
+    );
+    let gateway = Gateway::start(&config).await;
+    gateway.metric_becomes("cirque_upstream_healthy", &[("upstream", "main")], 1.0).await;
+    gateway.metric_becomes("cirque_upstream_healthy", &[("upstream", "lost")], 0.0).await;
+    let status = gateway.status().await;
+    let healthy = |at: usize| status["upstreams"][at]["healthy"].as_bool();
+    assert_eq!((healthy(0), healthy(1)), (Some(true), Some(false)), "{status}");
+}
+
+#[tokio::test]
 async fn neither_prompts_nor_answers_are_logged() {
     let (origin, gateway) = serving().await;
     origin.next(Reply::json_text(
