@@ -6,10 +6,10 @@
 # The tag is the channel of rust-toolchain.toml; `.ci/check-deploy` compares the two.
 FROM rust:1.95.0-bookworm AS build
 
-# musl's compiler, for the few C and assembler sources in the tree.
+# The compiler of musl, and cmake, for the few C and assembler sources in the tree.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends musl-tools ca-certificates \
+ && apt-get install --yes --no-install-recommends cmake musl-tools ca-certificates \
  && rm -rf /var/lib/apt/lists/* \
  && rustup target add "$(uname -m)-unknown-linux-musl"
 
