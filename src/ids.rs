@@ -42,6 +42,12 @@ impl TraceId {
     pub fn from_random(random: u128) -> Self {
         Self(random.max(1))
     }
+
+    /// The last 56 bits, which every maker of ids draws at random (W3C Trace Context level 2).
+    #[must_use]
+    pub const fn random_bits(self) -> u64 {
+        (self.0 & ((1 << 56) - 1)) as u64
+    }
 }
 
 impl SpanId {
@@ -49,6 +55,18 @@ impl SpanId {
     #[must_use]
     pub fn from_random(random: u64) -> Self {
         Self(random.max(1))
+    }
+
+    /// The id of a span below this one, the same for the same number; well mixed, so that no two
+    /// spans of a trace share one.
+    #[must_use]
+    pub const fn child(self, number: u32) -> Self {
+        // SplitMix64's step and finaliser (Steele, Lea, Flood 2014): a bijection for each number.
+        let mut mixed = self.0.wrapping_add((number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        Self(if mixed == 0 { 1 } else { mixed })
     }
 }
 
@@ -146,6 +164,16 @@ mod tests {
         ] {
             assert!(parse_traceparent(wrong.as_bytes()).is_none(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn spans_below_one_have_ids_of_their_own() {
+        let root = SpanId::from_random(7);
+        let ids: std::collections::HashSet<String> =
+            (1..1_000).map(|number| root.child(number).to_string()).collect();
+        assert_eq!(ids.len(), 999);
+        assert!(!ids.contains(&root.to_string()));
+        assert_eq!(root.child(3), SpanId::from_random(7).child(3));
     }
 
     #[test]

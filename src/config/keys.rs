@@ -2,6 +2,7 @@
 
 use crate::limits::config::{Budget, KeyLimits};
 use crate::secret::{KeyHash, Secret};
+use crate::telemetry::config::Capture;
 use crate::units::OneOrMany;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub struct KeyConfig {
     /// Free words that go to traces as tags.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+    /// Whether its traces hold inputs and outputs, whatever `langfuse` and `telemetry` say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<Capture>,
 }
 
 impl KeyConfig {
@@ -53,6 +57,7 @@ impl KeyConfig {
             limits: KeyLimits::default(),
             budget: None,
             metadata: BTreeMap::new(),
+            capture: None,
         }
     }
 

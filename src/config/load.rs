@@ -186,6 +186,7 @@ fn sections<'t>(root: &'t tree::Node, report: &mut Report<'t>) -> Config {
         session: sections.one("session"),
         store: sections.one("store"),
         langfuse: sections.one("langfuse"),
+        telemetry: sections.one("telemetry"),
         log: sections.one("log"),
     };
     sections.finish();
@@ -230,7 +231,8 @@ fn fingerprint(config: &Config, files: &[PemFile]) -> String {
     }
     let upstreams = config.upstreams.iter().filter_map(|upstream| upstream.api_key.as_ref());
     let langfuse = [&config.langfuse.public_key, &config.langfuse.secret_key];
-    for secret in upstreams.chain(&config.store.url).chain(langfuse) {
+    let otlp = config.telemetry.otlp.as_slice().iter().flat_map(|otlp| otlp.headers.values());
+    for secret in upstreams.chain(&config.store.url).chain(langfuse).chain(otlp) {
         add(KeyHash::of(secret.expose().as_bytes()));
     }
     for file in files {

@@ -6,7 +6,7 @@ use crate::limits::config::{LimitsConfig, Price};
 use crate::routing::config::RouteConfig;
 use crate::session::config::SessionConfig;
 use crate::store::config::StoreConfig;
-use crate::telemetry::config::{LangfuseConfig, LogConfig};
+use crate::telemetry::config::{LangfuseConfig, LogConfig, TelemetryConfig};
 use crate::units::{ByteSize, OneOrMany, Span};
 use crate::upstream::config::UpstreamConfig;
 use schemars::JsonSchema;
@@ -41,6 +41,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Traces.
     pub langfuse: LangfuseConfig,
+    /// Traces for anything but Langfuse.
+    pub telemetry: TelemetryConfig,
     /// Logs.
     pub log: LogConfig,
 }

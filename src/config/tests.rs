@@ -219,7 +219,8 @@ fn what_anybody_may_see_holds_no_secret() {
     let text = "keys: [{ name: n, secret: sk-canary, secrets: [sk-canary-2] }]\n\
                 upstreams: [{ name: a, provider: openai, api_key: sk-canary-3, headers: { X-Key: sk-canary-4 } }]\n\
                 store: { kind: redis, url: \"redis://:sk-canary-5@a\" }\n\
-                langfuse: { public_key: sk-canary-6, secret_key: sk-canary-7 }";
+                langfuse: { public_key: sk-canary-6, secret_key: sk-canary-7 }\n\
+                telemetry: { otlp: { endpoint: \"http://a\", headers: { X-B: sk-canary-8 } } }";
     let loaded = loaded(text, &Env::default());
     let shown = format!("{} {:?}", redacted(&loaded.config), loaded.warnings);
     assert!(!shown.contains("canary"), "{shown}");

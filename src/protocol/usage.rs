@@ -14,6 +14,12 @@ pub struct Usage {
     pub output: u64,
     /// Reasoning.
     pub reasoning: u64,
+    /// Of `input`: what was written to a cache.
+    pub cache_write: u64,
+    /// Of `input`: audio.
+    pub input_audio: u64,
+    /// Of `output`: audio.
+    pub output_audio: u64,
     /// All input, as the upstream counts it (cached included).
     pub input_total: u64,
     /// All output, as the upstream counts it (reasoning included).
@@ -69,7 +75,10 @@ pub(super) struct OpenAiCounts {
     output: Count,
     total: Count,
     cached: Count,
+    cache_write: Count,
+    input_audio: Count,
     reasoning: Count,
+    output_audio: Count,
     money: Money,
 }
 
@@ -97,9 +106,11 @@ struct CostDetails {
     upstream: Amount,
 }
 
-struct Cached<'c>(&'c mut Count);
+/// `prompt_tokens_details`.
+struct InputDetails<'c>(&'c mut OpenAiCounts);
 
-struct Reasoning<'c>(&'c mut Count);
+/// `completion_tokens_details`.
+struct OutputDetails<'c>(&'c mut OpenAiCounts);
 
 impl OpenAiCounts {
     /// The counts, once there is any.
@@ -116,11 +127,16 @@ impl OpenAiCounts {
         let output_total = output.max(total.saturating_sub(input_total));
         let cached_input = self.cached.0.unwrap_or_default().min(input_total);
         let reasoning = self.reasoning.0.unwrap_or_default().min(output_total);
+        let (uncached, answer) = (input_total - cached_input, output_total - reasoning);
+        let cache_write = self.cache_write.0.unwrap_or_default().min(uncached);
         Some(Usage {
-            input: input_total - cached_input,
+            input: uncached,
             cached_input,
-            output: output_total - reasoning,
+            output: answer,
             reasoning,
+            cache_write,
+            input_audio: self.input_audio.0.unwrap_or_default().min(uncached - cache_write),
+            output_audio: self.output_audio.0.unwrap_or_default().min(answer),
             input_total,
             output_total,
         })
@@ -152,7 +168,8 @@ impl AnthropicCounts {
         let named = input.0.or(cache_read.0).or(cache_write.0).or(output.0);
         named?;
         let uncached = input.0.unwrap_or_default();
-        let input = uncached.saturating_add(cache_write.0.unwrap_or_default());
+        let cache_write = cache_write.0.unwrap_or_default();
+        let input = uncached.saturating_add(cache_write);
         let cached_input = cache_read.0.unwrap_or_default();
         let output = output.0.unwrap_or_default();
         Some(Usage {
@@ -160,6 +177,9 @@ impl AnthropicCounts {
             cached_input,
             output,
             reasoning: 0,
+            cache_write,
+            input_audio: 0,
+            output_audio: 0,
             input_total: input.saturating_add(cached_input),
             output_total: output,
         })
@@ -199,13 +219,11 @@ impl Lenient for OpenAiCounts {
             "prompt_tokens" | "input_tokens" => read(map, &mut self.input),
             "completion_tokens" | "output_tokens" => read(map, &mut self.output),
             "total_tokens" => read(map, &mut self.total),
-            "prompt_tokens_details" | "input_tokens_details" => {
-                read(map, &mut Cached(&mut self.cached))
-            }
+            "prompt_tokens_details" | "input_tokens_details" => read(map, &mut InputDetails(self)),
             // DeepSeek's name for it.
             "prompt_cache_hit_tokens" => read(map, &mut self.cached),
             "completion_tokens_details" | "output_tokens_details" => {
-                read(map, &mut Reasoning(&mut self.reasoning))
+                read(map, &mut OutputDetails(self))
             }
             _ => self.money.member(name, map),
         }
@@ -233,19 +251,22 @@ impl Lenient for CostDetails {
     }
 }
 
-impl Lenient for Cached<'_> {
+impl Lenient for InputDetails<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
-            "cached_tokens" => read(map, self.0),
+            "cached_tokens" => read(map, &mut self.0.cached),
+            "cache_write_tokens" => read(map, &mut self.0.cache_write),
+            "audio_tokens" => read(map, &mut self.0.input_audio),
             _ => skip(map),
         }
     }
 }
 
-impl Lenient for Reasoning<'_> {
+impl Lenient for OutputDetails<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
-            "reasoning_tokens" => read(map, self.0),
+            "reasoning_tokens" => read(map, &mut self.0.reasoning),
+            "audio_tokens" => read(map, &mut self.0.output_audio),
             _ => skip(map),
         }
     }
@@ -266,7 +287,8 @@ mod tests {
         let usage = openai(json).0.unwrap();
         let sum = usage.input + usage.cached_input + usage.output + usage.reasoning;
         assert_eq!(sum, usage.input_total + usage.output_total, "the buckets add up");
-        let Usage { input, cached_input, output, reasoning, input_total, output_total } = usage;
+        let Usage { input, cached_input, output, reasoning, input_total, output_total, .. } = usage;
+        assert!(usage.cache_write + usage.input_audio <= input && usage.output_audio <= output);
         [input, cached_input, output, reasoning, input_total, output_total]
     }
 
@@ -279,6 +301,17 @@ mod tests {
         let responses = r#"{"input_tokens":120,"input_tokens_details":{"cached_tokens":20},
             "output_tokens":25,"output_tokens_details":{"reasoning_tokens":5},"total_tokens":145}"#;
         assert_eq!(buckets(responses), [100, 20, 20, 5, 120, 25]);
+    }
+
+    #[test]
+    fn what_a_cache_took_and_audio_are_parts_of_their_side() {
+        let json = r#"{"prompt_tokens":100,"completion_tokens":50,"total_tokens":150,
+            "prompt_tokens_details":{"cached_tokens":20,"cache_write_tokens":30,"audio_tokens":90},
+            "completion_tokens_details":{"reasoning_tokens":5,"audio_tokens":40}}"#;
+        assert_eq!(buckets(json), [80, 20, 45, 5, 100, 50]);
+        let usage = openai(json).0.unwrap();
+        // The audio is more than what is left: some of it was cached.
+        assert_eq!((usage.cache_write, usage.input_audio, usage.output_audio), (30, 50, 40));
     }
 
     #[test]
@@ -349,9 +382,10 @@ mod tests {
             input: 130,
             cached_input: 64,
             output: 25,
-            reasoning: 0,
+            cache_write: 10,
             input_total: 194,
             output_total: 25,
+            ..Usage::default()
         };
         assert_eq!(sum.usage(), Some(expected));
         assert_eq!(sum.cost_usd(), None);

@@ -2,6 +2,7 @@
 pub mod access_log;
 pub mod config;
 pub mod exchange;
+pub mod langfuse;
 mod line;
 pub mod log;
 pub mod metrics;

@@ -34,6 +34,7 @@ pub(super) fn exchange() -> Exchange {
             reasoning: 20,
             input_total: 100,
             output_total: 50,
+            ..Usage::default()
         }),
         cost: Some(Cost { usd: 0.00125, source: CostSource::Upstream }),
         session_id: Some("conversation-1".into()),

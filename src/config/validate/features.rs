@@ -1,4 +1,4 @@
-//! Checks of `prices`, `limits`, `session`, `store` and `langfuse`.
+//! Checks of `prices`, `limits`, `session` and `store`.
 
 use super::{note, values, within};
 use crate::config::fault::Path;
@@ -16,7 +16,6 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     limits(config, report);
     session(config, report);
     store(config, report);
-    langfuse(config, report);
 }
 
 fn prices(config: &Config, report: &mut Report<'_>) {
@@ -97,40 +96,4 @@ fn store(config: &Config, report: &mut Report<'_>) {
 fn is_redis(address: &Secret) -> bool {
     url::Url::parse(address.expose())
         .is_ok_and(|url| matches!(url.scheme(), "redis" | "rediss") && url.has_host())
-}
-
-fn langfuse(config: &Config, report: &mut Report<'_>) {
-    let (langfuse, path) = (&config.langfuse, Path::section("langfuse"));
-    note(values::base_url(&langfuse.host), &path.key("host"), report);
-    for (name, key) in [("public_key", &langfuse.public_key), ("secret_key", &langfuse.secret_key)]
-    {
-        if !key.is_empty() {
-            note(values::credential(key.expose()), &path.key(name), report);
-        }
-    }
-    let name = &langfuse.environment;
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    // The pattern is Langfuse's own; anything else lands in `default` there.
-    if !(1..=40).contains(&name.len()) || !name.chars().all(fits) || name.starts_with("langfuse") {
-        let hint = "write 1 to 40 of a-z, 0-9, `-` and `_`, not beginning with langfuse";
-        report.fault(&path.key("environment"), "a name Langfuse does not accept", hint);
-    }
-    if !(0.0..=1.0).contains(&langfuse.sample_rate) {
-        let at = path.key("sample_rate");
-        report.fault(&at, "not a share from 0 to 1", "write a share such as 0.1");
-    }
-    if langfuse.max_field.0 < 1 << 10 {
-        report.fault(&path.key("max_field"), "less than 1KiB", "write a size such as 1MiB");
-    }
-    let spool = path.key("spool");
-    if langfuse.spool.path.as_os_str().is_empty() {
-        report.fault(
-            &spool.key("path"),
-            "the path is empty",
-            "write a folder such as ./data/spool",
-        );
-    }
-    if langfuse.spool.max_bytes.0 < 1 << 20 {
-        report.fault(&spool.key("max_bytes"), "less than 1MiB", "write a size such as 1GiB");
-    }
 }

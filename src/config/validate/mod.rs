@@ -5,6 +5,7 @@ mod callers;
 mod features;
 mod files;
 mod listeners;
+mod traces;
 mod upstreams;
 mod values;
 
@@ -23,6 +24,7 @@ pub(super) fn validate(config: &Config, report: &mut Report<'_>) {
     upstreams::check(&config.upstreams, report);
     upstreams::check_routes(config, report);
     features::check(config, report);
+    traces::check(config, report);
 }
 
 /// A duration that is waited for: none would mean never, and more than a year is a slip.

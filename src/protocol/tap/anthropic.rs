@@ -2,10 +2,12 @@
 
 use super::fault::ErrorValue;
 use super::produced::Produced;
+use super::said::{CallIndex, Kind, Note, Said};
 use super::{Notes, Progress, UpstreamFault};
 use crate::protocol::lenient::{Lenient, Word, read, read_document, skip};
 use crate::protocol::usage::AnthropicCounts;
 use serde::de::MapAccess;
+use serde_json::value::RawValue;
 
 /// One event of a stream.
 #[derive(Debug, Default)]
@@ -26,11 +28,18 @@ pub(super) struct Reply {
     stop_reason: Word,
     counts: AnthropicCounts,
     error: ErrorValue,
+    said: Said,
 }
 
 /// The beginning of a block.
 #[derive(Debug, Default)]
 struct Block(Word);
+
+/// A block of a stream's event: its kind, and what is noted of it.
+struct Begun<'b>(&'b mut Word, &'b mut Said);
+
+/// The blocks of a whole reply.
+struct Content<'s>(&'s mut Said);
 
 #[derive(Debug, Default)]
 struct Delta {
@@ -44,13 +53,22 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
         return Ok(());
     }
     let mut message = Message::default();
-    read_document(data, &mut message)?;
+    message.delta.produced.said = notes.said();
+    // What is noted before the block's number belongs to it, too.
+    message.delta.produced.said.begin_call();
+    let read = read_document(data, &mut message);
+    if read.is_err() {
+        notes.give_back(message.delta.produced.said);
+        return read;
+    }
     let kind = message.kind.0.as_deref().unwrap_or_default();
     // Text and thinking begin empty; a call of a tool is itself the first token.
     let block = message.block.0.0.as_deref();
     notes.has_token |= block.is_some_and(|kind| !matches!(kind, "text" | "thinking"));
     if kind == "content_block_delta" {
-        notes.produce(&message.delta.produced);
+        notes.produce(message.delta.produced);
+    } else {
+        notes.transcribe(message.delta.produced.said);
     }
     notes.fault(message.error.fault());
     if kind == "error" {
@@ -71,7 +89,13 @@ impl Reply {
         Self { stop_reason, counts, ..Self::default() }
     }
 
+    /// A reply to be read, whose texts are noted.
+    pub(super) fn saying(said: Said) -> Self {
+        Self { said, ..Self::default() }
+    }
+
     pub(super) fn note(self, notes: &mut Notes) {
+        notes.transcribe(self.said);
         notes.names(self.id.0, self.model.0);
         notes.counts.merge(&self.counts);
         notes.bill(notes.counts.usage(), notes.counts.cost_usd());
@@ -94,7 +118,12 @@ impl Lenient for Message {
         match name {
             "type" => read(map, &mut self.kind),
             "message" => read(map, &mut self.reply),
-            "content_block" => read(map, &mut self.block),
+            "content_block" => {
+                read(map, &mut Begun(&mut self.block.0, &mut self.delta.produced.said))
+            }
+            "index" if self.delta.produced.said.is_on() => {
+                read(map, &mut CallIndex(&mut self.delta.produced.said))
+            }
             "delta" => read(map, &mut self.delta),
             "usage" => read(map, &mut self.counts),
             "error" => read(map, &mut self.error),
@@ -111,21 +140,55 @@ impl Lenient for Reply {
             "stop_reason" => read(map, &mut self.stop_reason),
             "usage" => read(map, &mut self.counts),
             "error" => read(map, &mut self.error),
+            "content" if self.said.is_on() => read(map, &mut Content(&mut self.said)),
             _ => skip(map),
         }
     }
 }
 
-impl Lenient for Block {
+impl Lenient for Begun<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        if name == "type" { read(map, &mut self.0) } else { skip(map) }
+        match name {
+            "type" => read(map, self.0),
+            "id" if self.1.is_on() => read(map, &mut Note(self.1, Kind::CallId)),
+            "name" if self.1.is_on() => read(map, &mut Note(self.1, Kind::CallName)),
+            _ => skip(map),
+        }
+    }
+}
+
+impl Lenient for Content<'_> {
+    const READS_LISTS: bool = true;
+
+    fn item(&mut self) {
+        self.0.begin_call();
+    }
+
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "text" => read(map, &mut Note(self.0, Kind::Content)),
+            "thinking" => read(map, &mut Note(self.0, Kind::Reasoning)),
+            "id" => read(map, &mut Note(self.0, Kind::CallId)),
+            "name" => read(map, &mut Note(self.0, Kind::CallName)),
+            "input" => {
+                let input = map.next_value::<Box<RawValue>>()?;
+                self.0.say(Kind::Arguments, input.get());
+                Ok(())
+            }
+            _ => skip(map),
+        }
     }
 }
 
 impl Lenient for Delta {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
-            "text" | "thinking" | "partial_json" => read(map, &mut self.produced),
+            "text" => self.produced.read(map, Kind::Content),
+            "thinking" => self.produced.read(map, Kind::Reasoning),
+            "partial_json" => {
+                // It stands in no list, so it begins no call.
+                self.produced.read(map, Kind::Arguments)
+            }
             "stop_reason" => read(map, &mut self.stop_reason),
             _ => skip(map),
         }

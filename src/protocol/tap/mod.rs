@@ -6,13 +6,17 @@ mod openai;
 mod plain;
 mod produced;
 mod responses;
+mod said;
+mod transcript;
 
 pub use fault::{UpstreamFault, error_in_body};
 pub use plain::PlainTap;
+pub use transcript::{Choice, Kept, ToolCall, Transcript};
 
 use super::Dialect;
 use super::sse::{Event, Framer};
 use super::usage::{AnthropicCounts, Usage};
+use said::Said;
 
 /// What a reply said about itself.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,6 +34,8 @@ pub struct Reading {
     pub finish: Option<String>,
     /// The error it carried.
     pub fault: Option<UpstreamFault>,
+    /// What it said, where that is kept.
+    pub output: Option<Box<Transcript>>,
 }
 
 /// Reads a stream as it passes. Nothing in the stream makes it fail.
@@ -66,6 +72,8 @@ struct Notes {
     counts: AnthropicCounts,
     /// A response holds a call of a tool.
     has_tool_call: bool,
+    /// Where the texts of an event are noted, while they are wanted.
+    said: Said,
 }
 
 impl StreamTap {
@@ -73,6 +81,14 @@ impl StreamTap {
     #[must_use]
     pub fn new(dialect: Dialect) -> Self {
         Self { dialect, framer: Framer::new(), notes: Notes::default() }
+    }
+
+    /// Keeps what the stream says, too: of each text at most about so many bytes, of all together
+    /// twice as many.
+    #[must_use]
+    pub fn keeping(mut self, limit: Option<usize>) -> Self {
+        self.notes.keep(limit);
+        self
     }
 
     /// Reads on.
@@ -214,9 +230,47 @@ impl Notes {
         reading.upstream_cost_usd = cost_usd.or(reading.upstream_cost_usd);
     }
 
-    fn produce(&mut self, produced: &produced::Produced) {
+    fn count(&mut self, produced: &produced::Produced) {
         self.has_token |= produced.is_any;
         self.produced_bytes = self.produced_bytes.saturating_add(produced.bytes);
+    }
+
+    fn produce(&mut self, produced: produced::Produced) {
+        self.count(&produced);
+        self.transcribe(produced.said);
+    }
+
+    fn keep(&mut self, limit: Option<usize>) {
+        self.reading.output = limit.map(|limit| Box::new(Transcript::new(limit)));
+        self.said = if limit.is_some() { Said::on() } else { Said::default() };
+    }
+
+    /// The note pad, for one event.
+    fn said(&mut self) -> Said {
+        std::mem::take(&mut self.said)
+    }
+
+    /// Takes the note pad back, and over what stands in it.
+    fn transcribe(&mut self, said: Said) {
+        if !said.is_on() {
+            return;
+        }
+        if let Some(output) = &mut self.reading.output {
+            output.take(&said);
+        }
+        self.give_back(said);
+    }
+
+    /// Takes the note pad back, unread.
+    fn give_back(&mut self, mut said: Said) {
+        said.clear();
+        self.said = said;
+    }
+
+    fn vectors(&mut self, count: u64, length: u64) {
+        if let Some(output) = self.reading.output.as_mut().filter(|_| count > 0) {
+            output.vectors = Some((count, length));
+        }
     }
 }
 
@@ -224,3 +278,5 @@ impl Notes {
 mod recorded;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transcripts;

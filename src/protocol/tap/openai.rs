@@ -3,6 +3,7 @@
 use super::Notes;
 use super::fault::ErrorValue;
 use super::produced::Produced;
+use super::said::{ChoiceIndex, Kind, Said};
 use crate::protocol::lenient::{Lenient, Word, read, read_document, skip};
 use crate::protocol::usage::OpenAiCounts;
 use serde::de::MapAccess;
@@ -18,7 +19,18 @@ pub(super) struct Reply {
     choices: Choices,
     counts: OpenAiCounts,
     groq: Groq,
+    vectors: Vectors,
 }
+
+/// The `data` of embeddings: how many there are, and how long the first is.
+#[derive(Debug, Default)]
+struct Vectors {
+    count: u64,
+    length: u64,
+}
+
+/// One embedding: a list of numbers, or the same in base64.
+struct Vector<'v>(&'v mut Vectors);
 
 #[derive(Debug, Default)]
 struct Choices {
@@ -40,16 +52,27 @@ struct Delta<'p>(&'p mut Produced);
 pub(super) fn event(notes: &mut Notes, data: &[u8]) -> serde_json::Result<()> {
     let reading = &notes.reading;
     let skips_names = reading.id.is_some() && reading.model.is_some();
-    let mut reply = Reply { skips_names, ..Reply::default() };
-    read_document(data, &mut reply)?;
+    let mut reply = Reply { skips_names, ..Reply::saying(notes.said()) };
+    let read = read_document(data, &mut reply);
+    if read.is_err() {
+        notes.give_back(reply.choices.produced.said);
+        return read;
+    }
     reply.note(notes);
     Ok(())
 }
 
 impl Reply {
+    /// A reply to be read, whose texts are noted.
+    pub(super) fn saying(said: Said) -> Self {
+        let choices = Choices { produced: Produced::noting(said), ..Choices::default() };
+        Self { choices, ..Self::default() }
+    }
+
     pub(super) fn note(self, notes: &mut Notes) {
         notes.names(self.id.0, self.model.0);
-        notes.produce(&self.choices.produced);
+        notes.produce(self.choices.produced);
+        notes.vectors(self.vectors.count, self.vectors.length);
         let fault = self.error.fault().or_else(|| self.choices.error.fault());
         notes.fault(fault.or_else(|| self.groq.error.fault()));
         notes.finish(self.choices.finish.0);
@@ -70,19 +93,63 @@ impl Lenient for Reply {
             "choices" => read(map, &mut self.choices),
             "usage" => read(map, &mut self.counts),
             "x_groq" => read(map, &mut self.groq),
+            "data" if self.choices.produced.said.is_on() => read(map, &mut self.vectors),
             _ => skip(map),
         }
+    }
+}
+
+impl Lenient for Vectors {
+    const READS_LISTS: bool = true;
+
+    fn item(&mut self) {
+        self.count += 1;
+    }
+
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        // One is as long as any other.
+        if name == "embedding" && self.count == 1 {
+            read(map, &mut Vector(self))
+        } else {
+            skip(map)
+        }
+    }
+}
+
+impl Lenient for Vector<'_> {
+    const READS_LISTS: bool = true;
+
+    fn item(&mut self) {
+        self.0.length += 1;
+    }
+
+    fn text(&mut self, base64: &str) {
+        // Four bytes a number, three bytes in four characters.
+        self.0.length = base64.trim_end_matches('=').len() as u64 * 3 / 16;
     }
 }
 
 impl Lenient for Choices {
     const READS_LISTS: bool = true;
 
+    fn item(&mut self) {
+        self.produced.said.begin_choice();
+    }
+
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
             "delta" | "message" => read(map, &mut Delta(&mut self.produced)),
             "text" => read(map, &mut self.produced),
-            "finish_reason" => read(map, &mut self.finish),
+            "index" if self.produced.said.is_on() => {
+                read(map, &mut ChoiceIndex(&mut self.produced.said))
+            }
+            "finish_reason" => {
+                let mut finish = Word::default();
+                read(map, &mut finish)?;
+                self.produced.said.say(Kind::Finish, finish.0.as_deref().unwrap_or_default());
+                self.finish.0 = finish.0.or(self.finish.0.take());
+                Ok(())
+            }
             "error" => read(map, &mut self.error),
             _ => skip(map),
         }
@@ -92,8 +159,13 @@ impl Lenient for Choices {
 impl Lenient for Delta<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
-            "content" | "reasoning" | "reasoning_content" | "refusal" | "tool_calls"
-            | "function_call" | "audio" | "images" => read(map, self.0),
+            "content" => self.0.read(map, Kind::Content),
+            "reasoning" => self.0.read(map, Kind::Reasoning),
+            "reasoning_content" => self.0.read(map, Kind::ReasoningContent),
+            "refusal" => self.0.read(map, Kind::Refusal),
+            "tool_calls" | "function_call" => self.0.read(map, Kind::Arguments),
+            "audio" => self.0.read(map, Kind::Spoken),
+            "images" => self.0.read(map, Kind::Image),
             // It repeats `reasoning`, unless that is encrypted: a token, but no text to count.
             "reasoning_details" => {
                 let mut details = Produced::default();

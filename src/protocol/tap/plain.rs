@@ -12,8 +12,10 @@ use std::collections::VecDeque;
 /// them an embedding or an image may be megabytes long.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// Pieces of the end above which they are joined, so that tiny chunks cost no more than large ones.
-const MAX_PIECES: usize = 128;
+/// So many pieces smaller than this, one after the other, are joined, so that tiny chunks cost no more
+/// than large ones.
+const MAX_SMALL: usize = 128;
+const SMALL_BYTES: usize = 1 << 10;
 
 /// Keeps both ends of a reply while it passes.
 #[derive(Debug)]
@@ -23,15 +25,41 @@ pub struct PlainTap {
     /// What follows the head: its last bytes, at least [`KEPT_BYTES`] where there are so many.
     tail: VecDeque<Bytes>,
     tail_bytes: usize,
-    has_gap: bool,
+    /// What the tail may hold.
+    most_tail: usize,
+    /// Bytes that are in neither.
+    missing: usize,
+    keeps: Option<usize>,
+    /// How many of the last pieces are small.
+    small: usize,
 }
 
 impl PlainTap {
     /// At the start of a reply.
     #[must_use]
     pub fn new(dialect: Dialect) -> Self {
-        let (head, tail) = (Vec::new(), VecDeque::new());
-        Self { dialect, head, tail, tail_bytes: 0, has_gap: false }
+        Self {
+            dialect,
+            head: Vec::new(),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            most_tail: KEPT_BYTES,
+            missing: 0,
+            keeps: None,
+            small: 0,
+        }
+    }
+
+    /// Keeps what the reply says, too, as [`super::StreamTap::keeping`] does: one of up to `limit`
+    /// bytes is read whole, of a longer one both ends are kept as they came.
+    #[must_use]
+    pub fn keeping(mut self, limit: Option<usize>) -> Self {
+        self.keeps = limit;
+        // Of embeddings only their number is kept, and of many not even that.
+        if self.dialect != Dialect::Embeddings {
+            self.most_tail = KEPT_BYTES.max(limit.unwrap_or_default());
+        }
+        self
     }
 
     /// Keeps what matters of a chunk.
@@ -45,15 +73,18 @@ impl PlainTap {
         self.tail.push_back(chunk.slice_ref(tail));
         self.tail_bytes += tail.len();
         while let Some(first) = self.tail.front()
-            && self.tail_bytes - first.len() >= KEPT_BYTES
+            && self.tail_bytes - first.len() >= self.most_tail
         {
             self.tail_bytes -= first.len();
+            self.missing += first.len();
             self.tail.pop_front();
-            self.has_gap = true;
         }
-        if self.tail.len() > MAX_PIECES {
-            let joined = Bytes::from(self.joined_tail(Vec::new()));
-            self.tail = VecDeque::from([joined]);
+        self.small = if tail.len() < SMALL_BYTES { self.small + 1 } else { 0 };
+        if self.small >= MAX_SMALL {
+            let small = self.tail.split_off(self.tail.len().saturating_sub(self.small));
+            let joined: Vec<u8> = small.iter().flatten().copied().collect();
+            self.tail.push_back(joined.into());
+            self.small = 0;
         }
     }
 
@@ -61,13 +92,28 @@ impl PlainTap {
     #[must_use]
     pub fn finish(mut self) -> Reading {
         let mut notes = Notes::default();
+        notes.keep(self.keeps);
         let head = std::mem::take(&mut self.head);
-        if !self.has_gap {
+        if self.missing == 0 {
             read_reply(&mut notes, self.dialect, &self.joined_tail(head));
             return notes.reading;
         }
+        let mut output = notes.reading.output.take();
+        notes.keep(None);
         read_reply(&mut notes, self.dialect, &head);
-        read_end(&mut notes, self.dialect, &self.joined_tail(Vec::new()));
+        let tail = self.joined_tail(Vec::new());
+        let end = tail.get(tail.len().saturating_sub(KEPT_BYTES)..).unwrap_or_default();
+        read_end(&mut notes, self.dialect, end);
+        if let Some(output) = &mut output
+            && self.dialect != Dialect::Embeddings
+            && head.trim_ascii_start().starts_with(b"{")
+        {
+            let (whole_head, whole_tail) = (without_half_end(&head), without_half_start(&tail));
+            let cut = head.len() - whole_head.len() + tail.len() - whole_tail.len();
+            let text = String::from_utf8_lossy;
+            output.take_raw(&text(whole_head), &text(whole_tail), self.missing + cut);
+        }
+        notes.reading.output = output;
         notes.reading
     }
 
@@ -80,14 +126,39 @@ impl PlainTap {
     }
 }
 
+/// The text less the beginning of a character whose end was cut off.
+fn without_half_end(text: &[u8]) -> &[u8] {
+    match std::str::from_utf8(text) {
+        Err(fault) if fault.error_len().is_none() => text.get(..fault.valid_up_to()),
+        Ok(_) | Err(_) => None,
+    }
+    .unwrap_or(text)
+}
+
+/// The text less the end of a character whose beginning was cut off.
+fn without_half_start(text: &[u8]) -> &[u8] {
+    let rest = text.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
+    text.get(rest..).unwrap_or_default()
+}
+
 /// Reads a whole reply, or its beginning.
 fn read_reply(notes: &mut Notes, dialect: Dialect, body: &[u8]) {
     match dialect {
         Dialect::Chat | Dialect::Completions | Dialect::Embeddings => {
-            read_into::<openai::Reply>(body).note(notes);
+            let mut reply = openai::Reply::saying(notes.said());
+            read_beginning(body, &mut reply);
+            reply.note(notes);
         }
-        Dialect::Responses => read_into::<responses::Reply>(body).note(notes),
-        Dialect::Messages => read_into::<anthropic::Reply>(body).note(notes),
+        Dialect::Responses => {
+            let mut reply = responses::Reply::saying(notes.said());
+            read_beginning(body, &mut reply);
+            reply.note(notes);
+        }
+        Dialect::Messages => {
+            let mut reply = anthropic::Reply::saying(notes.said());
+            read_beginning(body, &mut reply);
+            reply.note(notes);
+        }
     }
     // A reply that names itself or its usage and has no such member holds no error: most end here,
     // read once.

@@ -1,5 +1,6 @@
 //! What counts as output of a model: the first of it is the first token.
 
+use super::said::{CallIndex, Kind, Note, Said};
 use crate::protocol::lenient::{Lenient, read, skip};
 use serde::de::MapAccess;
 
@@ -10,6 +11,38 @@ pub(super) struct Produced {
     pub(super) is_any: bool,
     /// Bytes of text.
     pub(super) bytes: u64,
+    /// What is read now.
+    kind: Kind,
+    /// The texts themselves, where they are wanted.
+    pub(super) said: Said,
+}
+
+impl Produced {
+    /// Nothing yet, with a pad to note texts on.
+    pub(super) fn noting(said: Said) -> Self {
+        Self { said, ..Self::default() }
+    }
+
+    /// Reads a value that is output of this kind.
+    pub(super) fn read<'de, A: MapAccess<'de>>(
+        &mut self,
+        map: &mut A,
+        kind: Kind,
+    ) -> Result<(), A::Error> {
+        let outer = std::mem::replace(&mut self.kind, kind);
+        let done = read(map, self);
+        self.kind = outer;
+        done
+    }
+
+    /// Reads a value that counts as nothing, or passes over it where no text is wanted.
+    pub(super) fn note<'de, A: MapAccess<'de>>(
+        &mut self,
+        map: &mut A,
+        kind: Kind,
+    ) -> Result<(), A::Error> {
+        if self.said.is_on() { read(map, &mut Note(&mut self.said, kind)) } else { skip(map) }
+    }
 }
 
 impl Lenient for Produced {
@@ -18,20 +51,45 @@ impl Lenient for Produced {
     fn text(&mut self, text: &str) {
         self.is_any |= !text.is_empty();
         self.bytes = self.bytes.saturating_add(text.len() as u64);
+        self.said.say(self.kind, text);
     }
 
     fn item(&mut self) {
         self.is_any = true;
+        if self.kind == Kind::Arguments {
+            self.said.begin_call();
+        }
     }
 
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         self.is_any = true;
         match name {
             // Tool calls, parts of a content list, a transcript beside audio.
-            "function" | "name" | "arguments" | "text" | "thinking" | "transcript" => {
-                read(map, self)
+            "function" | "arguments" | "text" => read(map, self),
+            "name" => self.read(map, Kind::CallName),
+            "thinking" => self.read(map, Kind::Reasoning),
+            "transcript" => self.read(map, Kind::Spoken),
+            "index" if self.kind == Kind::Arguments && self.said.is_on() => {
+                read(map, &mut CallIndex(&mut self.said))
+            }
+            "id" if self.kind == Kind::Arguments => self.note(map, Kind::CallId),
+            "image_url" if self.kind == Kind::Image && self.said.is_on() => {
+                read(map, &mut Image(&mut self.said))
             }
             _ => skip(map),
         }
+    }
+}
+
+/// An image's address, bare or in an object.
+struct Image<'s>(&'s mut Said);
+
+impl Lenient for Image<'_> {
+    fn text(&mut self, address: &str) {
+        self.0.say(Kind::Image, address);
+    }
+
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        if name == "url" { read(map, self) } else { skip(map) }
     }
 }

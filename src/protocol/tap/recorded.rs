@@ -48,6 +48,7 @@ impl Expected {
                 code: Some(code.to_owned()),
                 status,
             }),
+            output: None,
         }
     }
 

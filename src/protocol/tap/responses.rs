@@ -2,6 +2,7 @@
 
 use super::fault::ErrorValue;
 use super::produced::Produced;
+use super::said::{CallIndex, Kind, Note, Said};
 use super::{Notes, Progress, UpstreamFault};
 use crate::protocol::lenient::{Lenient, Word, read, read_document, skip};
 use crate::protocol::usage::OpenAiCounts;
@@ -29,6 +30,7 @@ pub(super) struct Reply {
     incomplete: Incomplete,
     output: Item,
     counts: OpenAiCounts,
+    said: Said,
 }
 
 /// Items of the output.
@@ -36,7 +38,14 @@ pub(super) struct Reply {
 struct Item {
     is_token: bool,
     is_tool_call: bool,
+    is_reasoning: bool,
 }
+
+/// Items while they are read, and what is noted of them.
+struct Items<'i>(&'i mut Item, &'i mut Said);
+
+/// Parts of an item's content.
+struct Parts<'s>(&'s mut Said, Kind);
 
 #[derive(Debug, Default)]
 struct Incomplete(Word);
@@ -47,12 +56,19 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
         return Ok(());
     }
     let mut message = Message::default();
-    read_document(data, &mut message)?;
+    message.delta.said = notes.said();
+    let read = read_document(data, &mut message);
+    if read.is_err() {
+        notes.give_back(message.delta.said);
+        return read;
+    }
     let kind = message.kind.0.as_deref().unwrap_or_default();
+    settle(&mut message.delta.said, kind);
+    notes.transcribe(std::mem::take(&mut message.delta.said));
     notes.has_tool_call |= message.item.is_tool_call;
     notes.has_token |= message.item.is_token || kind == "response.output_item.done";
     match kind.rsplit('.').next() {
-        Some("delta") => notes.produce(&message.delta),
+        Some("delta") => notes.count(&message.delta),
         Some("partial_image") => notes.has_token = true,
         Some(_) | None => {}
     }
@@ -65,6 +81,31 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     }
     message.response.note(notes);
     Ok(())
+}
+
+/// Says what the noted texts of an event of this kind are. Of items only the beginning counts: their
+/// texts come in deltas, and the end repeats them.
+fn settle(said: &mut Said, kind: &str) {
+    if kind != "response.output_item.added" {
+        said.forget(|part| part != Kind::Delta);
+    }
+    let is = match kind.strip_prefix("response.").and_then(|kind| kind.strip_suffix(".delta")) {
+        Some("output_text") => Kind::Content,
+        Some("reasoning_text" | "reasoning_summary_text" | "reasoning" | "reasoning_summary") => {
+            Kind::Reasoning
+        }
+        Some("refusal") => Kind::Refusal,
+        Some("audio.transcript" | "audio_transcript") => Kind::Spoken,
+        Some(
+            "function_call_arguments"
+            | "custom_tool_call_input"
+            | "mcp_call_arguments"
+            | "code_interpreter_call_code",
+        ) => Kind::Arguments,
+        // Audio itself, and what is not known.
+        Some(_) | None => return said.forget(|part| part == Kind::Delta),
+    };
+    said.turn(Kind::Delta, is);
 }
 
 /// Whether an event of this name only repeats what others say: the request, or text already sent.
@@ -82,7 +123,13 @@ fn is_repetition(name: &[u8]) -> bool {
 }
 
 impl Reply {
+    /// A reply to be read, whose texts are noted.
+    pub(super) fn saying(said: Said) -> Self {
+        Self { said, ..Self::default() }
+    }
+
     pub(super) fn note(self, notes: &mut Notes) {
+        notes.transcribe(self.said);
         notes.names(self.id.0, self.model.0);
         notes.bill(self.counts.usage(), self.counts.cost_usd());
         notes.has_tool_call |= self.output.is_tool_call;
@@ -108,8 +155,11 @@ impl Lenient for Message {
         match name {
             "type" => read(map, &mut self.kind),
             "response" => read(map, &mut self.response),
-            "item" => read(map, &mut self.item),
-            "delta" => read(map, &mut self.delta),
+            "item" => read(map, &mut Items(&mut self.item, &mut self.delta.said)),
+            "delta" => self.delta.read(map, Kind::Delta),
+            "output_index" if self.delta.said.is_on() => {
+                read(map, &mut CallIndex(&mut self.delta.said))
+            }
             "error" => read(map, &mut self.error),
             "code" | "message" => self.bare.member(name, map),
             _ => skip(map),
@@ -125,28 +175,65 @@ impl Lenient for Reply {
             "status" => read(map, &mut self.status),
             "error" => read(map, &mut self.error),
             "incomplete_details" => read(map, &mut self.incomplete),
-            "output" => read(map, &mut self.output),
+            "output" => read(map, &mut Items(&mut self.output, &mut self.said)),
             "usage" => read(map, &mut self.counts),
             _ => skip(map),
         }
     }
 }
 
-impl Lenient for Item {
+impl Lenient for Items<'_> {
     const READS_LISTS: bool = true;
 
-    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        if name == "type" { read(map, &mut ItemKind(self)) } else { skip(map) }
+    fn item(&mut self) {
+        self.0.is_reasoning = false;
+        self.1.begin_call();
     }
-}
 
-struct ItemKind<'i>(&'i mut Item);
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        if name == "type" {
+            return read(map, self);
+        }
+        if !self.1.is_on() {
+            return skip(map);
+        }
+        match name {
+            "content" if self.0.is_reasoning => read(map, &mut Parts(self.1, Kind::Reasoning)),
+            "content" => read(map, &mut Parts(self.1, Kind::Content)),
+            "summary" => read(map, &mut Parts(self.1, Kind::Reasoning)),
+            "name" => read(map, &mut Note(self.1, Kind::CallName)),
+            "arguments" | "input" => read(map, &mut Note(self.1, Kind::Arguments)),
+            "call_id" => read(map, &mut Note(self.1, Kind::CallId)),
+            _ => skip(map),
+        }
+    }
 
-impl Lenient for ItemKind<'_> {
+    /// The item's type.
     fn text(&mut self, kind: &str) {
         // A message or a thought begins empty; a call of a tool is itself the first token.
         self.0.is_token |= !matches!(kind, "message" | "reasoning");
-        self.0.is_tool_call |= matches!(kind, "function_call" | "custom_tool_call");
+        let has_name = matches!(kind, "function_call" | "custom_tool_call" | "mcp_call");
+        self.0.is_tool_call |= has_name && kind != "mcp_call";
+        if kind == "reasoning" {
+            self.0.is_reasoning = true;
+            self.1.turn(Kind::Content, Kind::Reasoning);
+        } else if !has_name && kind.ends_with("_call") {
+            // A tool of the upstream's own is named by its type alone.
+            self.1.say(Kind::CallName, kind);
+        }
+    }
+}
+
+impl Lenient for Parts<'_> {
+    const READS_LISTS: bool = true;
+
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "text" => read(map, &mut Note(self.0, self.1)),
+            "refusal" => read(map, &mut Note(self.0, Kind::Refusal)),
+            "transcript" => read(map, &mut Note(self.0, Kind::Spoken)),
+            _ => skip(map),
+        }
     }
 }
 

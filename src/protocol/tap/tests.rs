@@ -34,7 +34,8 @@ fn plain(dialect: Dialect, body: &str, size: usize) -> Reading {
 #[expect(clippy::unnecessary_wraps, reason = "what a reading holds is an option")]
 pub(super) fn usage(buckets: [u64; 6]) -> Option<Usage> {
     let [input, cached_input, output, reasoning, input_total, output_total] = buckets;
-    Some(Usage { input, cached_input, output, reasoning, input_total, output_total })
+    let parts = Usage::default();
+    Some(Usage { input, cached_input, output, reasoning, input_total, output_total, ..parts })
 }
 
 #[test]

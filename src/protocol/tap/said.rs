@@ -1,0 +1,172 @@
+//! What one event says, noted while it is read: which text belongs to which answer and tool call.
+
+use crate::protocol::lenient::Lenient;
+
+/// What a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Kind {
+    /// Text of the answer.
+    #[default]
+    Content,
+    /// Reasoning.
+    Reasoning,
+    /// Reasoning under its other name.
+    ReasoningContent,
+    /// A refusal.
+    Refusal,
+    /// The transcript of spoken output.
+    Spoken,
+    /// The address of an image.
+    Image,
+    /// The id of a tool's call.
+    CallId,
+    /// The tool.
+    CallName,
+    /// Its arguments.
+    Arguments,
+    /// Why the answer ended.
+    Finish,
+    /// A delta whose event says only later what it is.
+    Delta,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    choice: u64,
+    call: u64,
+    kind: Kind,
+    end: usize,
+}
+
+/// Texts of one event, in their order. It lives as long as its tap, so that a chunk allocates
+/// nothing; while it is off nothing is noted.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    is_on: bool,
+    text: String,
+    parts: Vec<Part>,
+    choice: u64,
+    call: u64,
+    /// Answers and calls begun in this event, and where the parts of the last ones begin.
+    choices: u64,
+    calls: u64,
+    choice_from: usize,
+    call_from: usize,
+}
+
+/// A buffer above this is given back after the event that needed it.
+const KEPT_CAPACITY_BYTES: usize = 8 << 10;
+
+impl Said {
+    /// Notes what is read from now on.
+    pub(super) fn on() -> Self {
+        Self { is_on: true, ..Self::default() }
+    }
+
+    pub(super) const fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Before the next event.
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(KEPT_CAPACITY_BYTES);
+        self.parts.clear();
+        (self.choice, self.call, self.choices, self.calls) = (0, 0, 0, 0);
+        (self.choice_from, self.call_from) = (0, 0);
+    }
+
+    pub(super) fn say(&mut self, kind: Kind, text: &str) {
+        if self.is_on && !text.is_empty() {
+            self.text.push_str(text);
+            let (choice, call, end) = (self.choice, self.call, self.text.len());
+            self.parts.push(Part { choice, call, kind, end });
+        }
+    }
+
+    /// The next answer of a list begins.
+    pub(super) fn begin_choice(&mut self) {
+        self.choice = self.choices;
+        self.choices += 1;
+        self.choice_from = self.parts.len();
+        self.calls = 0;
+        self.call = 0;
+    }
+
+    /// The answer that is being read says which it is, maybe after its text.
+    pub(super) fn choice(&mut self, index: u64) {
+        self.choice = index;
+        for part in self.parts.iter_mut().skip(self.choice_from) {
+            part.choice = index;
+        }
+    }
+
+    /// The next call of a list begins.
+    pub(super) fn begin_call(&mut self) {
+        self.call = self.calls;
+        self.calls += 1;
+        self.call_from = self.parts.len();
+    }
+
+    /// The call that is being read says which it is, maybe after its arguments.
+    pub(super) fn call(&mut self, index: u64) {
+        self.call = index;
+        for part in self.parts.iter_mut().skip(self.call_from) {
+            part.call = index;
+        }
+    }
+
+    /// What was noted as one kind since the last call began was another.
+    pub(super) fn turn(&mut self, from: Kind, to: Kind) {
+        for part in self.parts.iter_mut().skip(self.call_from).filter(|part| part.kind == from) {
+            part.kind = to;
+        }
+    }
+
+    /// Takes back all that was noted of these kinds.
+    pub(super) fn forget(&mut self, kind: impl Fn(Kind) -> bool) {
+        // The text stays where it is: ends are what tells parts apart.
+        for part in &mut self.parts {
+            if kind(part.kind) {
+                part.choice = u64::MAX;
+            }
+        }
+    }
+
+    /// Answer, call, kind and text of each part.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u64, u64, Kind, &str)> {
+        let mut start = 0;
+        self.parts.iter().filter_map(move |part| {
+            let text = self.text.get(start..part.end)?;
+            start = part.end;
+            (part.choice != u64::MAX).then_some((part.choice, part.call, part.kind, text))
+        })
+    }
+}
+
+/// A text that is noted and counts as nothing else.
+pub(super) struct Note<'s>(pub(super) &'s mut Said, pub(super) Kind);
+
+impl Lenient for Note<'_> {
+    fn text(&mut self, text: &str) {
+        self.0.say(self.1, text);
+    }
+}
+
+/// The number of an answer.
+pub(super) struct ChoiceIndex<'s>(pub(super) &'s mut Said);
+
+impl Lenient for ChoiceIndex<'_> {
+    fn whole(&mut self, index: u64) {
+        self.0.choice(index.min(u64::from(u32::MAX)));
+    }
+}
+
+/// The number of a call.
+pub(super) struct CallIndex<'s>(pub(super) &'s mut Said);
+
+impl Lenient for CallIndex<'_> {
+    fn whole(&mut self, index: u64) {
+        self.0.call(index.min(u64::from(u32::MAX)));
+    }
+}

@@ -1,0 +1,237 @@
+//! A reply put together again from what a tap reads of it: text, reasoning, calls of tools, within
+//! bounds.
+
+use super::said::{Kind, Said};
+
+/// Most answers, and calls of tools in one, that are kept apart; what goes beyond is left out.
+const MAX_CHOICES: usize = 16;
+const MAX_CALLS: usize = 128;
+/// Most images of one answer that are kept.
+const MAX_IMAGES: usize = 16;
+/// Longest name, id and finish reason, in bytes.
+const MAX_WORD: usize = 256;
+
+/// A text of which at least both ends are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    head: String,
+    tail: String,
+    /// Bytes of the transcript's room that the tail may use.
+    granted: usize,
+    total: usize,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ToolCall {
+    place: u64,
+    /// The id the answer to it must name; may be empty.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// Its arguments, JSON as the model wrote it.
+    pub arguments: Kept,
+}
+
+/// One answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    index: u64,
+    /// Text.
+    pub content: Kept,
+    /// Reasoning, or a summary of it.
+    pub reasoning: Kept,
+    /// The same under its other name, `reasoning_content`: some servers send both.
+    reasoning_content: Kept,
+    /// Why the model would not answer.
+    pub refusal: Kept,
+    /// What spoken output says.
+    pub spoken: Kept,
+    /// Addresses of images, mostly data URIs.
+    pub images: Vec<Kept>,
+    /// Calls of tools, in their order.
+    pub calls: Vec<ToolCall>,
+    /// Why it ended, in the upstream's own word.
+    pub finish: Option<String>,
+}
+
+/// What a reply said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transcript {
+    limit: usize,
+    /// Bytes that may still be kept.
+    room: usize,
+    choices: Vec<Choice>,
+    /// Of embeddings: how many, and how long the first is.
+    pub vectors: Option<(u64, u64)>,
+    /// A reply too long to be read whole, as it came.
+    pub raw: Option<Kept>,
+}
+
+impl Kept {
+    /// Adds text; of more than `limit` bytes, or than there is room for, both ends stay.
+    fn push(&mut self, text: &str, limit: usize, room: &mut usize) {
+        self.total += text.len();
+        let mut rest = text;
+        if self.tail.is_empty() {
+            let most = (limit / 2).saturating_sub(self.head.len()).min(*room);
+            let (head, tail) = text.split_at(text.floor_char_boundary(most));
+            self.head.push_str(head);
+            *room -= head.len();
+            rest = tail;
+        }
+        if rest.is_empty() {
+            return;
+        }
+        self.tail.push_str(rest);
+        let wanted = self.tail.len().min(limit);
+        let more = wanted.saturating_sub(self.granted).min(*room);
+        self.granted += more;
+        *room -= more;
+        if self.tail.len() > self.granted {
+            // Cut to half of it, so that many small texts cost no more than one long.
+            let surplus = self.tail.len() - self.granted / 2;
+            self.tail.drain(..self.tail.ceil_char_boundary(surplus));
+        }
+    }
+
+    /// The beginning; all of it where nothing is [`Self::missing`] and the end is empty.
+    #[must_use]
+    pub fn head(&self) -> &str {
+        &self.head
+    }
+
+    /// The end, which follows what is missing.
+    #[must_use]
+    pub fn tail(&self) -> &str {
+        &self.tail
+    }
+
+    /// Bytes left out between the two.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        self.total - self.head.len() - self.tail.len()
+    }
+
+    /// Whether nothing was ever said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+}
+
+impl Choice {
+    /// Reasoning under the name that was used.
+    #[must_use]
+    pub fn thoughts(&self) -> &Kept {
+        if self.reasoning.is_empty() { &self.reasoning_content } else { &self.reasoning }
+    }
+
+    /// The call that a part belongs to. Some servers number none of them: there a new id begins a
+    /// new call.
+    fn call(&mut self, place: u64, id: Option<&str>) -> Option<&mut ToolCall> {
+        let found = self.calls.iter().rposition(|call| call.place == place);
+        let is_other = |call: &ToolCall| id.is_some_and(|id| !call.id.is_empty() && call.id != id);
+        match found {
+            Some(at) if !self.calls.get(at).is_some_and(is_other) => self.calls.get_mut(at),
+            Some(_) | None if self.calls.len() < MAX_CALLS => {
+                self.calls.push(ToolCall { place, ..ToolCall::default() });
+                self.calls.last_mut()
+            }
+            Some(_) | None => None,
+        }
+    }
+}
+
+impl Transcript {
+    /// Nothing yet; each text keeps at most about `limit` bytes, all of them together twice that.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { limit, room: limit.saturating_mul(2), ..Self::default() }
+    }
+
+    /// The answers, in the order in which they began.
+    #[must_use]
+    pub fn choices(&self) -> &[Choice] {
+        &self.choices
+    }
+
+    /// Bytes it holds in memory, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.limit.saturating_mul(2) - self.room + self.choices.len() * size_of::<Choice>()
+    }
+
+    /// Takes over what one event said.
+    pub(super) fn take(&mut self, said: &Said) {
+        for (choice, call, kind, text) in said.parts() {
+            self.add((choice, call), kind, text);
+        }
+    }
+
+    /// Keeps both ends of a reply that could not be read whole as they came.
+    pub(super) fn take_raw(&mut self, head: &str, tail: &str, missing: usize) {
+        let total = head.len() + missing + tail.len();
+        let (head, _) = head.split_at(head.floor_char_boundary(self.limit / 2));
+        let surplus = tail.len().saturating_sub(self.limit - head.len());
+        let (_, tail) = tail.split_at(tail.ceil_char_boundary(surplus));
+        self.room = self.room.saturating_sub(head.len() + tail.len());
+        self.raw = Some(Kept { head: head.into(), tail: tail.into(), granted: 0, total });
+    }
+
+    fn add(&mut self, (choice, call): (u64, u64), kind: Kind, text: &str) {
+        let found = self.choices.iter().position(|known| known.index == choice);
+        if found.is_none() && self.choices.len() < MAX_CHOICES {
+            self.choices.push(Choice { index: choice, ..Choice::default() });
+        }
+        let at = found.unwrap_or(self.choices.len() - 1);
+        let Self { limit, room, choices, .. } = self;
+        let Some(choice) = choices.get_mut(at).filter(|known| known.index == choice) else {
+            return;
+        };
+        let kept = match kind {
+            Kind::Content | Kind::Delta => &mut choice.content,
+            Kind::Reasoning => &mut choice.reasoning,
+            Kind::ReasoningContent => &mut choice.reasoning_content,
+            Kind::Refusal => &mut choice.refusal,
+            Kind::Spoken => &mut choice.spoken,
+            Kind::Image => {
+                if choice.images.len() == MAX_IMAGES {
+                    return;
+                }
+                choice.images.push(Kept::default());
+                let Some(image) = choice.images.last_mut() else { return };
+                image
+            }
+            Kind::Finish => {
+                choice.finish = Some(word(text));
+                return;
+            }
+            Kind::CallId => {
+                if let Some(call) = choice.call(call, Some(text)) {
+                    call.id = word(text);
+                }
+                return;
+            }
+            Kind::CallName => {
+                if let Some(call) = choice.call(call, None)
+                    && call.name.len() + text.len() <= MAX_WORD
+                    && call.name != text
+                {
+                    call.name.push_str(text);
+                }
+                return;
+            }
+            Kind::Arguments => match choice.call(call, None) {
+                Some(call) => &mut call.arguments,
+                None => return,
+            },
+        };
+        kept.push(text, *limit, room);
+    }
+}
+
+fn word(text: &str) -> String {
+    let (word, _) = text.split_at(text.floor_char_boundary(MAX_WORD));
+    word.to_owned()
+}
