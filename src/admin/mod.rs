@@ -29,16 +29,21 @@ impl Admin {
         Self { current, metrics, reloader }
     }
 
-    /// Whether calls can be served: not draining, and an upstream has an address.
+    /// Whether calls can be served: not draining, and an upstream is held for good.
     fn is_ready(&self) -> bool {
-        let usable = |upstream: &Arc<crate::upstream::Upstream>| upstream.peers.is_reachable();
-        !self.current.is_draining() && self.current.pin().upstreams.iter().any(usable)
+        let now = self.current.begun.elapsed();
+        !self.current.is_draining()
+            && self.current.pin().upstreams.iter().any(|u| u.is_healthy(now))
     }
 
-    /// The metrics page. Health follows from state kept elsewhere, so it is read when it is asked for.
+    /// The metrics page. What follows from state kept elsewhere is read when it is asked for.
     fn metrics(&self) -> Vec<u8> {
+        let now = self.current.begun.elapsed();
         for upstream in &self.current.pin().upstreams {
-            self.metrics.upstream_healthy(&upstream.name, upstream.peers.is_reachable());
+            self.metrics.upstream_healthy(&upstream.name, upstream.is_healthy(now));
+            for (kind, left) in upstream.live.quota.left(now) {
+                self.metrics.upstream_quota(&upstream.name, kind, left);
+            }
         }
         self.metrics.render()
     }

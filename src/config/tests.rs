@@ -233,10 +233,10 @@ fn settings_without_machinery_are_named_only_where_they_are_used() {
     assert_eq!(not_yet(&check_text(ONE_UPSTREAM).unwrap()), none);
     let off = ONE_UPSTREAM.replace(" }]", ", health: off, on_disconnect: drain }]");
     assert_eq!(not_yet(&check_text(&off).unwrap()), none);
-    let used = ONE_UPSTREAM.replace(" }]", ", weight: 2, health: { interval: 1s } }]");
+    let used = format!("server: {{ upgrade_sock: ./up.sock }}\n{ONE_UPSTREAM}");
     let named = not_yet(&check_text(&used).unwrap());
     let paths: Vec<&str> = named.iter().filter_map(|line| line.split(':').next()).collect();
-    assert_eq!(paths, ["upstreams[].weight", "upstreams[].health"]);
+    assert_eq!(paths, ["server.upgrade_sock"]);
 }
 
 #[test]

@@ -7,6 +7,19 @@ use std::ops::Range;
 #[derive(Debug, Default)]
 pub struct Edits(Vec<(Range<usize>, Bytes)>);
 
+/// Where a member of a JSON object stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberSpan {
+    /// Its name, quotes included.
+    pub key: Range<usize>,
+    /// Just after its value.
+    pub end: usize,
+    /// The comma that stands before it, unless it is the first.
+    pub comma_before: Option<usize>,
+    /// The comma that stands behind it, unless it is the last.
+    pub comma_after: Option<usize>,
+}
+
 /// A body in pieces; cloning it copies no byte of the body.
 #[derive(Debug, Clone)]
 pub struct Segments(Vec<Bytes>);
@@ -21,6 +34,24 @@ impl Edits {
     /// Puts `with` in the place of `range`: an empty range inserts, an empty `with` removes.
     pub fn replace(&mut self, range: Range<usize>, with: Bytes) {
         self.0.push((range, with));
+    }
+
+    /// Takes out members of one object, given in its order, so that what is left is a JSON object.
+    ///
+    /// Each goes with the comma before it; the first ones, which have none or whose comma is gone
+    /// already, with the comma behind.
+    pub fn remove<'m>(&mut self, members: impl IntoIterator<Item = &'m MemberSpan>) {
+        let mut gone = None;
+        for member in members {
+            let cut = match member.comma_before {
+                Some(comma) if gone != Some(comma) => comma..member.end,
+                Some(_) | None => {
+                    gone = member.comma_after;
+                    member.key.start..member.comma_after.map_or(member.end, |comma| comma + 1)
+                }
+            };
+            self.replace(cut, Bytes::new());
+        }
     }
 
     /// Whether the body would stay as it is.

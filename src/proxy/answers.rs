@@ -5,10 +5,11 @@ use super::respond;
 use crate::error::{Kind, Rejection};
 use crate::limits::config::KeyLimits;
 use crate::protocol::path::Endpoint;
-use crate::upstream::Upstream;
+use crate::upstream::{Standing, Upstream};
 use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -85,7 +86,7 @@ fn status(ctx: &Ctx) -> Value {
             "last_error": current.last_fault().map(|fault| fault.to_string()),
             "not_yet": snapshot.not_yet,
         },
-        "upstreams": snapshot.upstreams.iter().map(|u| upstream(u)).collect::<Vec<_>>(),
+        "upstreams": snapshot.upstreams.iter().map(|u| upstream(u, ctx.uptime())).collect::<Vec<_>>(),
         "you": you(ctx),
         "langfuse": {
             "state": "off", "backlog": 0, "lag_seconds": null, "sent": 0, "dropped": 0,
@@ -120,21 +121,32 @@ fn you(ctx: &Ctx) -> Value {
     })
 }
 
-/// Until probes and the breaker exist, an upstream counts as healthy while it has an address.
-fn upstream(upstream: &Upstream) -> Value {
-    let healthy = upstream.peers.is_reachable();
+fn upstream(upstream: &Upstream, now: Duration) -> Value {
+    let live = &upstream.live;
+    let standing = upstream.standing(now);
+    let at = |until: Duration| moment(SystemTime::now() + until.saturating_sub(now));
+    let (state, until) = match standing {
+        _ if upstream.is_unresolved() => ("unresolved", None),
+        Standing::Ready => ("healthy", None),
+        Standing::Trial => ("half_open", None),
+        Standing::Resting { until } => ("resting", at(until)),
+        Standing::Unhealthy => ("unhealthy", None),
+        Standing::Ejected { until } if until <= now => ("half_open", None),
+        Standing::Ejected { until } => ("ejected", at(until)),
+        Standing::RateLimited { until } => ("rate_limited", at(until)),
+    };
+    let known = live.quota.left(now).into_iter().filter_map(|(kind, left)| Some((kind, left?)));
     json!({
         "name": upstream.name,
-        "healthy": healthy,
-        "state": if healthy { "healthy" } else { "unresolved" },
-        "inflight": upstream.live.inflight(),
-        "ewma_ms": upstream.live.ewma_ms(),
-        "quota": {},
-        "last_error": upstream
-            .live
+        "healthy": upstream.is_healthy(now),
+        "state": state,
+        "inflight": live.inflight(),
+        "ewma_ms": live.ewma_ms(),
+        "quota": known.collect::<BTreeMap<_, _>>(),
+        "last_error": live
             .last_error()
             .map(|error| json!({ "at": moment(error.at), "what": error.what })),
-        "ejected_until": null,
+        "ejected_until": until,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Chapter 3, the exchange: upstream after upstream until one gives a reply worth relaying.
 
-use super::caller::Caller;
+use super::caller::{Caller, Interrupted};
 use super::clock::Clock;
 use super::context::{Call, Ctx, Ended};
 use super::forward::{self, Connection, Stopped};
@@ -8,20 +8,27 @@ use super::judge::{self, Failure, Judgement};
 use super::plain;
 use super::relay::{self, Relayed, Reply};
 use super::respond::{self, Signature};
+use super::round::{Next, Nobody, Round};
 use super::send;
 use crate::error::{Kind, Rejection};
 use crate::protocol::errors;
+use crate::routing::{self, RetryBudget, Route};
 use crate::snapshot::Snapshot;
-use crate::telemetry::metrics::Outcome;
-use crate::upstream::Upstream;
+use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::config::OnDisconnect;
+use crate::upstream::live::CallGuard;
+use crate::upstream::{Trouble, Upstream, quota};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How many stale pooled connections one attempt may meet before it counts as failed.
 const STALE_CONNECTIONS: usize = 3;
+/// How long the body of an error may take that comes after its header: it is there at once, or not
+/// worth the caller's time.
+const ERROR_BODY: Duration = Duration::from_secs(1);
 
 /// Finds a reply for the call and relays it.
 pub(super) async fn run(session: &mut ServerSession, ctx: &mut Ctx) -> Result<(), Ended> {
@@ -46,55 +53,127 @@ async fn attempts(
     snapshot: &Snapshot,
 ) -> Result<(), Ended> {
     let Some(route) = snapshot.routes.get(call.route) else {
-        return Err(judge::verdict(&[]).into());
+        return Err(judge::verdict(&[], Nobody::Asked).into());
     };
     route.budget.deposit();
-    let mut failures: Vec<Failure> = Vec::new();
-    let order = route.order().filter_map(|index| snapshot.upstreams.get(index));
-    for upstream in order.take(usize::try_from(route.retry.attempts).unwrap_or(usize::MAX)) {
-        if let (Some(failure), Some(from)) = (failures.last(), &ctx.outcome.upstream) {
-            if ctx.begun.elapsed() >= upstream.config.timeouts.total.0 {
-                continue;
-            }
-            let free = failure.is_without_load();
-            if !free && !route.budget.withdraw(ctx.shared.current.begun.elapsed()) {
-                tracing::warn!(upstream = %from, "no retry: the retry budget is spent");
-                break;
-            }
-            ctx.shared.metrics.failover(from, failure.outcome);
+    let mut failures = Vec::new();
+    let mut round = Round::new(snapshot, route, ctx);
+    let asked = go_round(caller, ctx, call, (&mut round, &route.budget), &mut failures).await;
+    let mut nobody = match asked {
+        ControlFlow::Break(ended) => return ended,
+        ControlFlow::Continue(nobody) => nobody,
+    };
+    for model in &route.fallback_models {
+        let Some(route_of) = fallback(ctx, call, snapshot, model) else { continue };
+        call.asking = Some(model.clone());
+        let mut round = Round::new(snapshot, route_of, ctx);
+        match go_round(caller, ctx, call, (&mut round, &route.budget), &mut failures).await {
+            ControlFlow::Break(ended) => return ended,
+            ControlFlow::Continue(none) => nobody = none,
         }
-        match attempt(caller, ctx, call, upstream).await {
-            Ok(relayed) => return conclude(ctx, upstream, &relayed),
+    }
+    refuse(caller, ctx, call, judge::verdict(&failures, nobody)).await
+}
+
+/// The route of another model that may be asked for instead: one that this key may use.
+fn fallback<'s>(ctx: &Ctx, call: &Call, snapshot: &'s Snapshot, model: &str) -> Option<&'s Route> {
+    let may_use = ctx.caller.as_ref().is_some_and(|caller| caller.models.matches(model));
+    let is_another = model != call.facts.model;
+    let route = routing::find(&snapshot.routes, model);
+    route.filter(|_| may_use && is_another)
+}
+
+/// Asks upstream after upstream for one model, until the exchange is over or nobody is left to ask.
+async fn go_round(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    call: &mut Call,
+    (round, budget): (&mut Round<'_>, &RetryBudget),
+    failures: &mut Vec<Failure>,
+) -> ControlFlow<Result<(), Ended>, Nobody> {
+    loop {
+        let (upstream, place, pause) = match round.next(ctx.uptime()) {
+            Next::Ask { upstream, place, pause } => (upstream, place, pause),
+            Next::Nobody(nobody) => return ControlFlow::Continue(nobody),
+        };
+        if !may_retry(ctx, upstream, budget, failures.last()) {
+            return ControlFlow::Continue(Nobody::Asked);
+        }
+        match rest(caller, ctx, upstream, pause).await {
+            Ok(()) => {}
+            Err(Interrupted::CallerGone) => return ControlFlow::Break(Err(Ended::CallerGone)),
+            Err(Interrupted::Expired(_)) => return ControlFlow::Continue(Nobody::Asked),
+        }
+        match attempt(caller, ctx, call, (upstream, place)).await {
+            Ok(relayed) => return ControlFlow::Break(conclude(ctx, upstream, &relayed)),
             Err(Stopped::Failed(failure)) => {
-                ctx.shared.metrics.upstream_call(&upstream.name, failure.outcome);
-                upstream.live.failed(failure.what.as_str(), SystemTime::now());
+                blame(ctx, upstream, &failure);
+                round.failed(upstream, &failure);
                 failures.push(failure);
                 if caller.is_gone() {
                     // Its reply was read for the bill alone; nobody wants another one.
-                    return Err(Ended::CallerGone);
+                    return ControlFlow::Break(Err(Ended::CallerGone));
                 }
             }
             Err(Stopped::CallerGone) => {
-                ctx.shared.metrics.upstream_call(&upstream.name, Outcome::Cancelled);
-                return Err(Ended::CallerGone);
+                ctx.tried(Outcome::Cancelled, None);
+                return ControlFlow::Break(Err(Ended::CallerGone));
             }
         }
     }
-    refuse(caller, ctx, call, judge::verdict(&failures)).await
+}
+
+/// Whether one more attempt may be made after this failure: in time, and within the budget.
+fn may_retry(ctx: &Ctx, upstream: &Upstream, budget: &RetryBudget, last: Option<&Failure>) -> bool {
+    let (Some(failure), Some(from)) = (last, &ctx.outcome.upstream) else { return true };
+    if ctx.begun.elapsed() >= upstream.config.timeouts.total.0 {
+        return false;
+    }
+    if !failure.is_without_load() && !budget.withdraw(ctx.uptime()) {
+        tracing::warn!(upstream = %from, "no retry: the retry budget is spent");
+        return false;
+    }
+    if *from != upstream.name {
+        ctx.shared.metrics.failover(from, failure.outcome);
+    }
+    true
+}
+
+/// Waits before the same upstream is asked again.
+async fn rest(
+    caller: &mut Caller<'_>,
+    ctx: &Ctx,
+    upstream: &Upstream,
+    pause: Option<Duration>,
+) -> Result<(), Interrupted> {
+    let Some(pause) = pause else { return Ok(()) };
+    let mut clock = Clock::new(&upstream.config.timeouts, ctx.begun);
+    caller.until(&mut clock, tokio::time::sleep(pause)).await
+}
+
+/// An attempt has failed: everybody learns of it whom it concerns.
+fn blame(ctx: &mut Ctx, upstream: &Upstream, failure: &Failure) {
+    let now = ctx.uptime();
+    ctx.tried(failure.outcome, Some(&failure.what));
+    upstream.failed(failure.trouble, &failure.what, now);
+    let is_rate_limit = failure.status == Some(429);
+    upstream.rests(failure.retry_after, is_rate_limit, now);
 }
 
 /// What remains once the reply has been relayed, whole or not.
 fn conclude(ctx: &mut Ctx, upstream: &Upstream, relayed: &Relayed) -> Result<(), Ended> {
-    let metrics = &ctx.shared.metrics;
     match *relayed {
         Relayed::Whole(outcome) => {
-            metrics.upstream_call(&upstream.name, outcome);
+            ctx.tried(outcome, None);
             Ok(())
         }
         Relayed::Broken { reason, code, in_band } => {
-            metrics.upstream_call(&upstream.name, Outcome::StreamBroken);
-            metrics.stream_broken(&upstream.name, reason);
-            upstream.live.failed(format!("stream broken: {}", reason.as_str()), SystemTime::now());
+            let what = format!("stream broken: {}", reason.as_str());
+            ctx.shared.metrics.stream_broken(&upstream.name, reason);
+            // Only `total` ends a stream by a timeout of ours, and no upstream is ill for that.
+            let trouble = (reason != Broken::Timeout).then_some(Trouble::Failed);
+            upstream.failed(trouble, &what, ctx.uptime());
+            ctx.tried(Outcome::StreamBroken, Some(&what));
             ctx.outcome.error_code = Some(code);
             if in_band { Ok(()) } else { Err(Ended::Broken) }
         }
@@ -121,12 +200,10 @@ async fn attempt(
     caller: &mut Caller<'_>,
     ctx: &mut Ctx,
     call: &mut Call,
-    upstream: &Upstream,
+    (upstream, _place): (&Arc<Upstream>, CallGuard),
 ) -> Result<Relayed, Stopped> {
-    let _place = upstream.live.enter();
     let _gauge = ctx.shared.metrics.upstream_inflight(&upstream.name);
-    ctx.outcome.attempts += 1;
-    ctx.outcome.upstream = Some(Arc::clone(&upstream.name));
+    ctx.attempt_begins(upstream, call.model());
     caller.drain = upstream.config.on_disconnect == OnDisconnect::Drain;
     let mut clock = Clock::new(&upstream.config.timeouts, ctx.begun);
     let (mut connection, header) = reach(caller, ctx, call, upstream, &mut clock).await?;
@@ -157,8 +234,9 @@ async fn reach(
         let answered = talk(caller, ctx, call, upstream, (&mut connection, clock)).await;
         match answered {
             Ok(header) => {
-                let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-                upstream.live.observe_latency(micros);
+                let now = ctx.uptime();
+                upstream.live.observe_latency(begun.elapsed(), now);
+                upstream.live.quota.read(&header.headers, now, SystemTime::now());
                 return Ok((connection, header));
             }
             Err(stopped) => {
@@ -166,6 +244,7 @@ async fn reach(
                     && matches!(&stopped, Stopped::Failed(failure) if failure.may_be_stale);
                 if matches!(&stopped, Stopped::Failed(f) if f.outcome == Outcome::Timeout) {
                     connection.retire();
+                    upstream.live.observe_timeout(begun.elapsed(), ctx.uptime());
                 }
                 connection.discard(connectors).await;
                 stale += usize::from(dead);
@@ -184,7 +263,8 @@ async fn talk(
     upstream: &Upstream,
     (connection, clock): (&mut Connection, &mut Clock),
 ) -> Result<Box<ResponseHeader>, Stopped> {
-    let body = call.body_for(upstream.model_name(&call.facts.model));
+    let fields = upstream.config.provider.row().fields;
+    let body = call.body_for(upstream.model_name(call.model()), fields);
     let session_id = ctx.session_id.as_deref();
     let mut request = forward::request(upstream, call, session_id, caller.request(), body.len())
         .map_err(|_| Failure::new(Outcome::ErrorBody, "the request could not be built"))?;
@@ -222,16 +302,41 @@ async fn relay(
         }
         Judgement::Next(outcome) => {
             clock.token_came();
-            let retry_after = judge::retry_after(&reply.header.headers, SystemTime::now());
-            // Only here does the body decide; any other is not waited for.
-            if status == 403 {
-                let held = plain::hold(caller, reply.connection, clock).await?;
-                if judge::is_moderation(&held.pieces.concat()) {
-                    return plain::plain(caller, ctx, call, reply, clock, Some(held)).await;
-                }
-            }
-            let what = format!("status {status}");
-            Err(Failure { retry_after, ..Failure::new(outcome, what) }.into())
+            refused(caller, ctx, call, (reply, outcome), clock).await
         }
     }
+}
+
+/// A status that the next upstream may do better than, unless the body says otherwise. Only of two
+/// does the body decide; any other is not waited for.
+async fn refused(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    call: &mut Call,
+    (reply, outcome): (Reply<'_>, Outcome),
+    clock: &mut Clock,
+) -> Result<Relayed, Stopped> {
+    let status = reply.header.status.as_u16();
+    let headers = &reply.header.headers;
+    let wall = SystemTime::now();
+    let reset = || quota::reset_of_exhausted(headers, wall).filter(|_| status == 429);
+    let failure =
+        Failure::status(outcome, status, judge::retry_after(headers, wall).or_else(reset));
+    if !matches!(status, 403 | 429) {
+        return Err(failure.into());
+    }
+    let reading = plain::hold(caller, reply.connection, clock);
+    let Ok(held) = tokio::time::timeout(ERROR_BODY, reading).await else {
+        return Err(failure.into());
+    };
+    let held = held?;
+    let body = held.pieces.concat();
+    if status == 403 && judge::is_moderation(&body) {
+        return plain::plain(caller, ctx, call, reply, clock, Some(held)).await;
+    }
+    if status == 429 && judge::is_out_of_quota(&body) {
+        let what = "no quota is left (status 429, insufficient_quota)".into();
+        return Err(Failure { what, trouble: Some(Trouble::Refused), ..failure }.into());
+    }
+    Err(failure.into())
 }

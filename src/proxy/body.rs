@@ -46,7 +46,7 @@ pub(super) async fn read(
     let refusal = allowed.err().or_else(|| found.is_none().then(|| unknown_model(&facts.model)));
     let route = found.unwrap_or_default();
     ctx.model = Some(facts.model.clone());
-    let call = Call { dialect, body, facts, route, strip_response_format };
+    let call = Call { dialect, body, facts, route, strip_response_format, asking: None };
     ctx.stream = call.stream();
     ctx.call = Some(call);
     refusal.map_or(Ok(()), |rejection| Err(rejection.into()))

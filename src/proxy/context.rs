@@ -5,12 +5,15 @@ use crate::auth::Caller;
 use crate::error::{Kind, Rejection};
 use crate::ids::{RequestId, TraceId};
 use crate::protocol::Dialect;
-use crate::protocol::edit::Segments;
+use crate::protocol::edit::{Edits, MemberSpan, Segments, json_string};
 use crate::protocol::path::Endpoint;
-use crate::protocol::request::RequestFacts;
+use crate::protocol::request::{Optional, RequestFacts};
 use crate::protocol::tap::Reading;
 use crate::snapshot::{OpenRequest, Snapshot};
-use crate::telemetry::metrics::InflightGuard;
+use crate::telemetry::exchange::Attempt;
+use crate::telemetry::metrics::{self, InflightGuard};
+use crate::upstream::Upstream;
+use crate::upstream::provider::FieldPolicy;
 use bytes::Bytes;
 use http::HeaderValue;
 use std::net::IpAddr;
@@ -41,6 +44,8 @@ pub(super) struct Call {
     pub(super) route: usize,
     /// Whether `response_format` was a session id and is cut.
     pub(super) strip_response_format: bool,
+    /// The model asked for instead, once every upstream failed for the caller's.
+    pub(super) asking: Option<String>,
 }
 
 impl Call {
@@ -49,18 +54,30 @@ impl Call {
         self.facts.stream && self.dialect.may_stream()
     }
 
-    /// The body as an upstream gets it: its own model name, without what providers refuse.
-    pub(super) fn body_for(&self, model: &str) -> Segments {
-        let mut edits = crate::protocol::edit::Edits::new();
+    /// The model that upstreams are asked for now, in the caller's name for it.
+    pub(super) fn model(&self) -> &str {
+        self.asking.as_deref().unwrap_or(&self.facts.model)
+    }
+
+    /// The body as an upstream gets it: its own model name, without what it refuses.
+    pub(super) fn body_for(&self, model: &str, fields: FieldPolicy) -> Segments {
+        let mut edits = Edits::new();
         if model != self.facts.model {
-            let name = crate::protocol::edit::json_string(model);
-            edits.replace(self.facts.model_span.clone(), name);
+            edits.replace(self.facts.model_span.clone(), json_string(model));
         }
-        if let Some(format) =
-            self.facts.response_format.as_ref().filter(|_| self.strip_response_format)
-        {
-            edits.replace(format.removal.clone(), Bytes::new());
+        let format = self.facts.response_format.as_ref().filter(|_| self.strip_response_format);
+        let mut gone: Vec<&MemberSpan> = format.map(|format| &format.place).into_iter().collect();
+        let has = |name: &str| self.facts.optional.iter().any(|optional| optional.name == name);
+        for Optional { name, place } in &self.facts.optional {
+            match fields.older_name(name) {
+                Some(known) if has(known) => gone.push(place),
+                Some(known) => edits.replace(place.key.clone(), json_string(known)),
+                None if fields.takes_out(name, self.dialect) => gone.push(place),
+                None => {}
+            }
         }
+        gone.sort_by_key(|place| place.key.start);
+        edits.remove(gone);
         if edits.is_empty() {
             return Segments::whole(self.body.clone());
         }
@@ -79,6 +96,12 @@ pub(super) struct Outcome {
     pub(super) upstream: Option<Arc<str>>,
     /// Upstream calls begun.
     pub(super) attempts: u32,
+    /// The fallback model that was asked for last, if any was.
+    pub(super) fallback_model: Option<String>,
+    /// Upstream calls ended.
+    pub(super) tries: Vec<Attempt>,
+    /// When the call under way began, and the model it names.
+    pub(super) trying: Option<(Instant, String)>,
     /// Request body bytes read.
     pub(super) bytes_in: u64,
     /// Reply body bytes written.
@@ -180,6 +203,39 @@ impl Ctx {
             )
             | None => None,
         }
+    }
+
+    /// Time since the process's start, the clock of upstreams' states.
+    pub(super) fn uptime(&self) -> Duration {
+        self.shared.current.begun.elapsed()
+    }
+
+    /// An upstream call begins; `model` is the caller's name of the model it is asked for.
+    pub(super) fn attempt_begins(&mut self, upstream: &Upstream, model: &str) {
+        self.outcome.attempts += 1;
+        self.outcome.upstream = Some(Arc::clone(&upstream.name));
+        if self.model.as_deref().is_some_and(|asked| asked != model) {
+            self.outcome.fallback_model = Some(model.to_owned());
+        }
+        self.outcome.trying = Some((Instant::now(), upstream.model_name(model).to_owned()));
+    }
+
+    /// The upstream call under way ended; `what` says in our words how it failed.
+    pub(super) fn tried(&mut self, outcome: metrics::Outcome, what: Option<&str>) {
+        let (Some((begun, model)), Some(upstream)) =
+            (self.outcome.trying.take(), self.outcome.upstream.clone())
+        else {
+            return;
+        };
+        self.shared.metrics.upstream_call(&upstream, outcome);
+        self.outcome.tries.push(Attempt {
+            upstream,
+            model,
+            begun: begun.saturating_duration_since(self.begun),
+            took: begun.elapsed(),
+            outcome,
+            what: what.map(ToOwned::to_owned),
+        });
     }
 
     /// Runs something that waits on the caller or on an upstream, and takes the time off our own.

@@ -4,6 +4,7 @@ use super::context::Ctx;
 use crate::protocol::path::Endpoint;
 use crate::protocol::usage::{Cost, CostSource};
 use crate::telemetry::exchange::Exchange;
+use crate::telemetry::metrics::Outcome;
 use std::time::Instant;
 
 /// Status of a request whose caller left before one was sent (nginx's number for it).
@@ -16,6 +17,8 @@ pub(super) fn finish(ctx: &mut Ctx) {
     if std::mem::replace(&mut ctx.recorded, true) {
         return;
     }
+    // A call that was under way when its task was cut.
+    ctx.tried(Outcome::Cancelled, None);
     let exchange = record(ctx);
     ctx.shared.metrics.observe(&exchange);
     ctx.shared.access_log.write(&exchange);
@@ -46,6 +49,7 @@ fn record(ctx: &mut Ctx) -> Exchange {
         model,
         upstream: outcome.upstream,
         attempts: outcome.attempts,
+        tries: outcome.tries,
         stream: ctx.stream,
         bytes_in: outcome.bytes_in,
         bytes_out: outcome.bytes_out,

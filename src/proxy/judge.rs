@@ -1,11 +1,16 @@
 //! What an upstream's reply is worth: good, the caller's own fault, or a reason to ask the next one.
 
 use super::clock::Expired;
+use super::round::Nobody;
 use crate::error::{Kind, Rejection};
+use crate::protocol::tap::UpstreamFault;
 use crate::telemetry::metrics::Outcome;
+use crate::upstream::Trouble;
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use memchr::memmem;
 use pingora::{ErrorType, RetryType};
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
@@ -26,25 +31,79 @@ pub(super) enum Judgement {
 pub(super) struct Failure {
     /// The word for metrics.
     pub(super) outcome: Outcome,
+    /// The status of the reply, or the one that an error in its body names.
+    pub(super) status: Option<u16>,
     /// When the upstream wants to be asked again.
     pub(super) retry_after: Option<Duration>,
     /// For `/status` and our log; our own words only.
-    pub(super) what: String,
+    pub(super) what: Cow<'static, str>,
+    /// What the breaker makes of it.
+    pub(super) trouble: Option<Trouble>,
     /// Whether a connection that had served before may have been dead before this call: closed
     /// without a byte of a reply, or refused by the other side's HTTP/2 before any work was done.
     pub(super) may_be_stale: bool,
 }
 
+/// A wish of at most this long is waited out where the same upstream must be asked again: a caller
+/// that gives up at once on a 429, as n8n does, never learns of it.
+const SHORT_WISH: Duration = Duration::from_secs(2);
+
 impl Failure {
-    /// A failure without a wish of the upstream.
-    pub(super) fn new(outcome: Outcome, what: impl Into<String>) -> Self {
-        Self { outcome, retry_after: None, what: what.into(), may_be_stale: false }
+    /// A failure that counts against the upstream and has no status.
+    pub(super) fn new(outcome: Outcome, what: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            outcome,
+            status: None,
+            retry_after: None,
+            what: what.into(),
+            trouble: Some(Trouble::Failed),
+            may_be_stale: false,
+        }
+    }
+
+    /// The failure that a status says.
+    pub(super) fn status(outcome: Outcome, status: u16, retry_after: Option<Duration>) -> Self {
+        let (what, trouble): (Cow<'static, str>, _) = match status {
+            401 => ("the credential was refused (status 401)".into(), Some(Trouble::Refused)),
+            402 => ("no credit is left (status 402)".into(), Some(Trouble::Refused)),
+            403 => ("the credential may not do this (status 403)".into(), Some(Trouble::Refused)),
+            // It works and has enough to do: it rests, and is not ill.
+            429 => ("rate limited (status 429)".into(), None),
+            _ => (format!("status {status}").into(), Some(Trouble::Failed)),
+        };
+        Self { status: Some(status), retry_after, trouble, ..Self::new(outcome, what) }
+    }
+
+    /// The failure of a reply of good status that holds an error.
+    pub(super) fn error_body(fault: &UpstreamFault, what: &'static str) -> Self {
+        let trouble = match fault.status {
+            // What a caller did wrong, or too often, makes no upstream ill.
+            Some(400 | 404 | 413 | 422 | 429) => None,
+            Some(_) | None => Some(Trouble::Failed),
+        };
+        Self { status: fault.status, trouble, ..Self::new(Outcome::ErrorBody, what) }
     }
 
     /// Whether the attempt put no load on any upstream, so that going on to the next one multiplies
     /// nothing and the retry budget need not pay for it.
     pub(super) fn is_without_load(&self) -> bool {
         matches!(self.outcome, Outcome::ConnectError | Outcome::TlsError)
+    }
+
+    /// Whether the same upstream may do better a moment later, and how long it wants to be left
+    /// alone (the last column of WIRE section 3). A timeout has cost the caller enough.
+    pub(super) fn may_be_repeated_after(&self) -> Option<Duration> {
+        let passes = match self.outcome {
+            Outcome::ConnectError | Outcome::Reset | Outcome::StreamBroken | Outcome::Status5xx => {
+                true
+            }
+            Outcome::Status4xx => matches!(self.status, Some(408 | 409 | 425 | 498)),
+            Outcome::Status429 => self.retry_after.is_some() && self.trouble.is_none(),
+            Outcome::ErrorBody => matches!(self.status, None | Some(408 | 409 | 429 | 500..)),
+            Outcome::Ok | Outcome::TlsError | Outcome::Timeout | Outcome::Cancelled => false,
+        };
+        let wish = self.retry_after.unwrap_or_default();
+        (passes && wish <= SHORT_WISH).then_some(wish)
     }
 
     /// The failure of an attempt that ran out of time.
@@ -55,7 +114,12 @@ impl Failure {
             Expired::Idle => "silence longer than idle",
             Expired::Total => "the whole call took longer than total",
         };
-        Self::new(Outcome::Timeout, what)
+        let failure = Self::new(Outcome::Timeout, what);
+        match expired {
+            // The attempts before may have taken most of it.
+            Expired::Total => Self { trouble: None, ..failure },
+            Expired::FirstByte | Expired::FirstToken | Expired::Idle => failure,
+        }
     }
 
     /// The failure behind one of Pingora's errors. Its text may hold the upstream's bytes, so only
@@ -112,9 +176,14 @@ pub(super) const fn status(status: u16) -> Judgement {
 /// Whether a 403 is about what the caller wrote and not about our credential: OpenRouter names the
 /// flagged input, others the policy.
 pub(super) fn is_moderation(body: &[u8]) -> bool {
-    const MARKS: [&[u8]; 4] =
-        [b"flagged_input", b"moderation", b"content_policy", b"content_filter"];
-    MARKS.iter().any(|mark| memchr::memmem::find(body, mark).is_some())
+    const MARKS: [&[u8]; 5] =
+        [b"flagged_input", b"moderation", b"content_policy", b"content_filter", b"guardrail"];
+    MARKS.iter().any(|mark| memmem::find(body, mark).is_some())
+}
+
+/// Whether a 429 is about credit: no waiting helps (OpenAI's second kind, WIRE section 3).
+pub(super) fn is_out_of_quota(body: &[u8]) -> bool {
+    memmem::find(body, b"insufficient_quota").is_some()
 }
 
 /// When the upstream wants to be asked again: `retry-after-ms`, else `retry-after` in seconds or as
@@ -133,30 +202,41 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     SystemTime::from(date).duration_since(now).ok()
 }
 
-/// What the caller is told once every attempt has failed.
-pub(super) fn verdict(failures: &[Failure]) -> Rejection {
+/// What the caller is told once every attempt has failed, or none could be made.
+pub(super) fn verdict(failures: &[Failure], nobody: Nobody) -> Rejection {
+    let waiting = match nobody {
+        Nobody::RateLimited(left) => Some(left),
+        Nobody::Asked | Nobody::Full => None,
+    };
     let Some(last) = failures.last() else {
-        let message = "no upstream can take the request now; try again shortly";
-        return Rejection::new(Kind::NoUpstreamAvailable, message)
-            .retry_after(Duration::from_secs(1));
+        return match nobody {
+            Nobody::RateLimited(left) => rate_limited(left),
+            Nobody::Full => not_now("every upstream has as many calls as it may have; try again"),
+            Nobody::Asked => not_now("no upstream can take the request now; try again shortly"),
+        };
     };
     let tried = match failures.len() {
         1 => "the upstream failed".to_owned(),
         count => format!("all {count} upstream attempts failed"),
     };
     if failures.iter().all(|failure| failure.outcome == Outcome::Status429) {
-        let shortest = failures.iter().filter_map(|failure| failure.retry_after).min();
-        return Rejection::new(
-            Kind::RateLimitExceeded,
-            "every upstream is rate limited; try again after the time in retry-after",
-        )
-        .retry_after(shortest.unwrap_or(Duration::from_secs(1)));
+        let wishes = failures.iter().filter_map(|failure| failure.retry_after).chain(waiting);
+        return rate_limited(wishes.min().unwrap_or(Duration::from_secs(1)));
     }
     if last.outcome == Outcome::Timeout {
-        let message = format!("{tried}, the last by taking too long; try again");
+        let message = format!("{tried}, the last by taking too long ({}); try again", last.what);
         return Rejection::new(Kind::UpstreamTimeout, message);
     }
     Rejection::new(Kind::UpstreamError, format!("{tried} ({}); try again", last.what))
+}
+
+fn rate_limited(shortest: Duration) -> Rejection {
+    let message = "every upstream is rate limited; try again after the time in retry-after";
+    Rejection::new(Kind::RateLimitExceeded, message).retry_after(shortest)
+}
+
+fn not_now(message: &'static str) -> Rejection {
+    Rejection::new(Kind::NoUpstreamAvailable, message).retry_after(Duration::from_secs(1))
 }
 
 #[cfg(test)]
@@ -205,12 +285,13 @@ mod tests {
         }
     }
 
+    fn limited(seconds: u64) -> Failure {
+        Failure::status(Outcome::Status429, 429, Some(Duration::from_secs(seconds)))
+    }
+
     #[test]
     fn the_last_failure_decides_unless_all_were_rate_limits() {
-        let limited = |seconds| Failure {
-            retry_after: Some(Duration::from_secs(seconds)),
-            ..Failure::new(Outcome::Status429, "429")
-        };
+        let verdict = |failures: &[Failure]| verdict(failures, Nobody::Asked);
         let all_limited = verdict(&[limited(20), limited(7)]);
         assert_eq!(all_limited.kind, Kind::RateLimitExceeded);
         assert_eq!(all_limited.retry_after, Some(Duration::from_secs(7)));
@@ -219,5 +300,47 @@ mod tests {
         let late = Failure::expired(Expired::Idle);
         assert_eq!(verdict(&[late, limited(1)]).kind, Kind::UpstreamError);
         assert_eq!(verdict(&[]).kind, Kind::NoUpstreamAvailable);
+    }
+
+    #[test]
+    fn those_that_wait_out_a_rate_limit_count_as_limited() {
+        let waiting = Nobody::RateLimited(Duration::from_secs(3));
+        for failures in [&[][..], &[limited(20)]] {
+            let said = verdict(failures, waiting);
+            assert_eq!(said.kind, Kind::RateLimitExceeded);
+            assert_eq!(said.retry_after, Some(Duration::from_secs(3)));
+        }
+        assert_eq!(verdict(&[], Nobody::Full).kind, Kind::NoUpstreamAvailable);
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again_at_the_same_upstream() {
+        let again = |failure: Failure| failure.may_be_repeated_after();
+        let status = |code| match status(code) {
+            Judgement::Next(outcome) => again(Failure::status(outcome, code, None)),
+            Judgement::Good | Judgement::CallersFault => panic!("{code}"),
+        };
+        let now = Some(Duration::ZERO);
+        for code in [408, 409, 425, 498, 500, 502, 503, 524, 529] {
+            assert_eq!(status(code), now, "{code}");
+        }
+        for code in [401, 402, 403, 429, 302] {
+            assert_eq!(status(code), None, "{code}");
+        }
+        assert_eq!(again(limited(1)), Some(Duration::from_secs(1)));
+        assert_eq!(again(limited(20)), None);
+        assert_eq!(again(Failure::new(Outcome::ConnectError, "refused")), now);
+        assert_eq!(again(Failure::expired(Expired::FirstByte)), None);
+    }
+
+    #[test]
+    fn a_credential_is_blamed_at_once_and_a_rate_limit_never() {
+        let trouble = |code| Failure::status(Outcome::Status4xx, code, None).trouble;
+        for code in [401, 402, 403] {
+            assert_eq!(trouble(code), Some(Trouble::Refused), "{code}");
+        }
+        assert_eq!(trouble(429), None);
+        assert_eq!(trouble(500), Some(Trouble::Failed));
+        assert_eq!(Failure::expired(Expired::Total).trouble, None);
     }
 }

@@ -17,6 +17,7 @@ mod judge;
 mod plain;
 mod relay;
 mod respond;
+mod round;
 mod send;
 
 use crate::snapshot::Current;

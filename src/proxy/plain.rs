@@ -11,7 +11,7 @@ use super::relay::{Relayed, Reply, is_encoded, is_event_stream, kind, reason};
 use super::respond;
 use crate::error::{Kind, Rejection};
 use crate::protocol::errors;
-use crate::protocol::tap::{PlainTap, error_in_body};
+use crate::protocol::tap::{PlainTap, Reading, error_in_body};
 use crate::telemetry::metrics::Outcome;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
@@ -54,7 +54,7 @@ pub(super) async fn plain(
     caller: &mut Caller<'_>,
     ctx: &mut Ctx,
     call: &mut Call,
-    reply: Reply<'_>,
+    mut reply: Reply<'_>,
     clock: &mut Clock,
     held: Option<Held>,
 ) -> Result<Relayed, Stopped> {
@@ -71,19 +71,15 @@ pub(super) async fn plain(
     for piece in &held {
         tap.push(piece);
     }
-    let (whole, tap) = if ended { (Some(tap.finish()), None) } else { (None, Some(tap)) };
-    if let Some(reading) = whole {
+    let tap = if ended {
         let is_good = outcome == Outcome::Ok && !is_encoded(&reply.header);
-        if is_good && reading.fault.is_some() {
-            return Err(Failure::new(Outcome::ErrorBody, "an error in a 200 reply").into());
-        }
-        if is_good && may_be_cut(&reply) && is_half_json(&held.concat()) {
-            return Err(Failure::new(Outcome::Reset, "the reply was cut").into());
-        }
-        ctx.outcome.reading = reading;
-    }
+        ctx.outcome.reading = judge_whole(&reply, tap, &held, is_good)?;
+        None
+    } else {
+        Some(tap)
+    };
     if outcome != Outcome::Ok && ended {
-        held = vec![reply.upstream.without_credential(held.concat()).into()];
+        held = vec![in_our_shape(call, &mut reply, &held)];
     }
     if caller.begun && outcome == Outcome::Status4xx {
         return say_fault(caller, ctx, call, &held.concat()).await;
@@ -98,6 +94,9 @@ pub(super) async fn plain(
         respond::as_stream(&mut header, caller.is_http11());
     }
     ctx.outcome.status = Some(status);
+    if outcome == Outcome::Ok {
+        reply.upstream.succeeded(ctx.uptime());
+    }
     call.body = Bytes::new();
     let sent = match tap {
         None => finish_plain(caller, header, held).await,
@@ -115,6 +114,38 @@ pub(super) async fn plain(
             let kind = kind(&failure);
             Ok(Relayed::Broken { reason: reason(&failure), code: kind.row().code, in_band: false })
         }
+    }
+}
+
+/// Reads a reply that is held whole; one that is good by its status may still be none.
+fn judge_whole(
+    reply: &Reply<'_>,
+    tap: PlainTap,
+    held: &[Bytes],
+    is_good: bool,
+) -> Result<Reading, Failure> {
+    let reading = tap.finish();
+    if let Some(fault) = reading.fault.as_ref().filter(|_| is_good) {
+        return Err(Failure::error_body(fault, "an error in a 200 reply"));
+    }
+    if is_good && may_be_cut(reply) && is_half_json(&held.concat()) {
+        return Err(Failure::new(Outcome::Reset, "the reply was cut"));
+    }
+    Ok(reading)
+}
+
+/// The body of an error that is the caller's own fault: without our credential, and in the one shape
+/// that clients read.
+fn in_our_shape(call: &Call, reply: &mut Reply<'_>, held: &[Bytes]) -> Bytes {
+    let body = reply.upstream.without_credential(held.concat());
+    let status = reply.header.status.as_u16();
+    let reshaped = errors::reshaped(call.dialect, status, &body);
+    match reshaped.filter(|_| !is_encoded(&reply.header)) {
+        Some(reshaped) => {
+            respond::as_json(&mut reply.header);
+            reshaped
+        }
+        None => body.into(),
     }
 }
 

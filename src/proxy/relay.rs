@@ -181,8 +181,8 @@ fn split_half_event(pieces: &mut Vec<Bytes>, tap: &StreamTap) -> Vec<Bytes> {
 
 /// The failure of a stream that nothing has been sent of yet.
 fn failed_early(tap: &StreamTap, proved_good: bool, end: Option<&End>) -> Option<Failure> {
-    if tap.fault().is_some() && !tap.first_token() {
-        return Some(Failure::new(Outcome::ErrorBody, "an error before the first token"));
+    if let Some(fault) = tap.fault().filter(|_| !tap.first_token()) {
+        return Some(Failure::error_body(fault, "an error before the first token"));
     }
     match end {
         _ if proved_good => None,
@@ -204,6 +204,7 @@ async fn release(
 ) -> Result<(), Interrupted> {
     call.body = Bytes::new();
     ctx.outcome.status = Some(200);
+    reply.upstream.succeeded(ctx.uptime());
     if caller.begun {
         return Ok(());
     }

@@ -76,6 +76,11 @@ pub(super) fn as_stream(header: &mut ResponseHeader, chunked: bool) {
     }
 }
 
+/// Says that the body is JSON, whatever it was said to be.
+pub(super) fn as_json(header: &mut ResponseHeader) {
+    set(header, CONTENT_TYPE, JSON);
+}
+
 /// Sets a header. Names and values are valid by their types, so it cannot fail.
 pub(super) fn set(header: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
     let inserted = header.insert_header(name, value);

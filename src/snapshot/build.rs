@@ -8,11 +8,11 @@ use crate::config::sections::Config;
 use crate::config::{Loaded, not_yet};
 use crate::cors::Cors;
 use crate::glob::Globs;
-use crate::routing::Route;
+use crate::routing::{self, Member, Route};
 use crate::secret::KeyHash;
 use crate::session::Sessions;
 use crate::upstream::Upstream;
-use crate::upstream::config::UpstreamConfig;
+use crate::upstream::config::{HealthConfig, UpstreamConfig};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,7 +34,8 @@ pub(super) fn snapshot(
     let find = |name: &str| {
         let named = |(_, upstream): &(usize, &Arc<Upstream>)| *upstream.name == *name;
         let (position, upstream) = upstreams.iter().enumerate().find(named)?;
-        Some((position, upstream.config.priority))
+        let UpstreamConfig { weight, priority, .. } = upstream.config;
+        Some(Member { position, weight, priority, hash: routing::hash(name) })
     };
     let routes = config.routes.iter().map(|route| Route::new(route, find)).collect();
     Ok(Snapshot {
@@ -58,6 +59,12 @@ fn upstreams(config: &Config, previous: Option<&Snapshot>) -> Result<Vec<Arc<Ups
     let build = |upstream: &UpstreamConfig| {
         let old = namesake(&upstream.name);
         let live = old.map(|old| Arc::clone(&old.live)).unwrap_or_default();
+        if matches!(upstream.health, HealthConfig::Off(_)) {
+            live.forget_probes();
+        }
+        if old.is_some_and(|old| old.config.api_key != upstream.api_key) {
+            live.forget_ejection();
+        }
         let new = Upstream::new(upstream.clone(), live)?;
         // The addresses of another host are not this one's.
         let same_host = old.filter(|old| old.base.host == new.base.host);

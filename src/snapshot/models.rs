@@ -3,10 +3,9 @@
 use super::labels::Labels;
 use super::{Current, Snapshot};
 use crate::catalogue::{Catalogue, UpstreamList, UpstreamView};
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, client};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -106,15 +105,15 @@ fn view(upstream: &Upstream) -> UpstreamView<'_> {
 
 /// Fetches one upstream's list again and again until the upstream is gone.
 pub async fn keep_fresh(current: Arc<Current>, upstream: Weak<Upstream>) {
-    let mut client = None;
+    let mut fetcher = None;
     let mut first = true;
     let mut retry = RETRY;
     loop {
         let Some(target) = upstream.upgrade() else { return };
-        if client.is_none() {
-            client = client_for(&target);
+        if fetcher.is_none() {
+            fetcher = client(&target, FETCH);
         }
-        let fetched = match &client {
+        let fetched = match &fetcher {
             Some(client) => fetch(client, &target).await,
             None => Err("no HTTP client could be built".to_owned()),
         };
@@ -141,17 +140,7 @@ pub async fn keep_fresh(current: Arc<Current>, upstream: Weak<Upstream>) {
 }
 
 async fn fetch(client: &reqwest::Client, upstream: &Upstream) -> Result<UpstreamList, String> {
-    let base = &upstream.base;
-    let host = upstream.config.tls.as_ref().and_then(|tls| tls.sni.as_deref());
-    let scheme = if base.tls { "https" } else { "http" };
-    let authority = match host.filter(|_| base.tls) {
-        Some(sni) => format!("{sni}:{}", base.port),
-        None => base.authority_text.clone(),
-    };
-    let mut request = client.get(format!("{scheme}://{authority}{}/models", base.path));
-    for (name, value) in &upstream.headers {
-        request = request.header(name, value);
-    }
+    let request = upstream.get(client, &format!("{}/models", upstream.base.path));
     let mut reply = request.send().await.map_err(|error| error.without_url().to_string())?;
     if !reply.status().is_success() {
         return Err(format!("status {}", reply.status().as_u16()));
@@ -164,35 +153,4 @@ async fn fetch(client: &reqwest::Client, upstream: &Upstream) -> Result<Upstream
         }
     }
     UpstreamList::parse(&body)
-}
-
-/// A client with the upstream's own trust. The name asked for in TLS is resolved to the upstream's
-/// addresses, so that `tls.sni` works here as it does for calls.
-fn client_for(upstream: &Upstream) -> Option<reqwest::Client> {
-    let mut builder = reqwest::Client::builder()
-        .timeout(FETCH)
-        .connect_timeout(upstream.config.timeouts.connect.0)
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("cirque/", env!("CARGO_PKG_VERSION")))
-        .pool_idle_timeout(Duration::from_secs(5))
-        .no_proxy();
-    if let Some(tls) = &upstream.config.tls {
-        builder = builder.danger_accept_invalid_certs(!tls.verify);
-        if let Some(ca) = &tls.ca {
-            let bundle = std::fs::read(ca).ok()?;
-            let trusted = reqwest::Certificate::from_pem_bundle(&bundle).ok()?;
-            builder = builder.tls_certs_only(trusted);
-        }
-        if let Some(sni) = &tls.sni {
-            let port = upstream.base.port;
-            let addresses = upstream.peers.addresses();
-            let addresses: Vec<_> =
-                addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
-            if addresses.is_empty() {
-                return None;
-            }
-            builder = builder.resolve_to_addrs(sni, &addresses);
-        }
-    }
-    builder.build().ok()
 }

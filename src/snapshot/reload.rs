@@ -1,6 +1,6 @@
 //! A reload: load, validate, build a whole new snapshot, swap one pointer; on any fault keep the old.
 
-use super::{Current, build, models};
+use super::{Current, build, models, probes};
 use crate::config::sections::Config;
 use crate::config::{Env, Source, load};
 use crate::secret::Secret;
@@ -104,13 +104,14 @@ impl Reloader {
         Ok(Outcome::Applied(next.generation))
     }
 
-    /// Starts the background work of the live snapshot: name resolution and model lists. It ends by
+    /// Starts the background work of the live snapshot: name resolution, probes and model lists. It ends by
     /// itself once the snapshot is gone. Call it within a runtime, once for each snapshot.
     pub fn start_background(&self) {
         let snapshot = self.current.pin();
         for upstream in &snapshot.upstreams {
             let weak = Arc::downgrade(upstream);
             tokio::spawn(dns::keep_resolved(weak.clone(), self.resolver.clone()));
+            tokio::spawn(probes::keep_probed(Arc::clone(&self.current), weak.clone()));
             tokio::spawn(models::keep_fresh(Arc::clone(&self.current), weak));
         }
         for setting in &snapshot.not_yet {

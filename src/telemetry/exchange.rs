@@ -1,10 +1,28 @@
 //! The flat record of one finished request: written once, read by the log, the metrics and traces.
 
+use super::metrics::Outcome;
 use crate::ids::{RequestId, TraceId};
 use crate::protocol::usage::{Cost, Usage};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+/// One call to one upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Name of the upstream.
+    pub upstream: Arc<str>,
+    /// The model asked for, in the upstream's name for it.
+    pub model: String,
+    /// When it began, from the first byte read of the request.
+    pub begun: Duration,
+    /// How long it took, to the last byte of the reply or to its failure.
+    pub took: Duration,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What went wrong, in our own words; never an address, a key or the upstream's bytes.
+    pub what: Option<String>,
+}
 
 /// One finished request, as `proxy/finish.rs` writes it; nothing here was checked against a
 /// label's bounds except `route`, `key`, `upstream` and `model_label`.
@@ -36,6 +54,8 @@ pub struct Exchange {
     pub upstream: Option<Arc<str>>,
     /// Upstream calls begun.
     pub attempts: u32,
+    /// The same calls, one by one, as they ended.
+    pub tries: Vec<Attempt>,
     /// Whether the caller asked for a stream.
     pub stream: bool,
     /// Request body bytes read from the caller.

@@ -181,8 +181,10 @@ pub enum Off {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// Path under the base address, fetched with GET.
-    pub path: String,
+    /// Path under the base address, fetched with GET; by default what the provider answers for free,
+    /// `/models` for most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Between two probes.
     pub interval: Span,
     /// For the whole probe.
@@ -198,7 +200,7 @@ pub struct ProbeConfig {
 impl Default for ProbeConfig {
     fn default() -> Self {
         Self {
-            path: "/models".into(),
+            path: None,
             interval: Span::seconds(10),
             timeout: Span::seconds(2),
             unhealthy_after: 3,

@@ -33,7 +33,7 @@ pub async fn keep_resolved(upstream: Weak<Upstream>, resolver: Option<TokioResol
             }
             Err(problem) => {
                 tracing::warn!(upstream = %target.name, problem, "name resolution failed");
-                target.live.failed("name resolution failed", std::time::SystemTime::now());
+                target.live.note("name resolution failed", std::time::SystemTime::now());
                 target.peers.mark_resolved();
                 AFTER_FAILURE
             }

@@ -1,16 +1,28 @@
 //! What changes about an upstream while it runs; carried over a reload by name.
 
+use super::condition::{Condition, Standing, Transition, Trouble};
+use super::config::{BreakerConfig, ProbeConfig};
+use super::latency::PeakLatency;
+use super::quota::Quota;
 use arc_swap::ArcSwapOption;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-/// Live state of one upstream. All of it may be read and written from any request at once.
+/// Live state of one upstream. All of it may be read and written from any request at once; times
+/// count from the process's start.
 #[derive(Debug, Default)]
 pub struct Live {
     inflight: AtomicU64,
     last_error: ArcSwapOption<LastError>,
     /// Exponentially weighted mean of the time to a reply's header, in microseconds; 0 is none yet.
     ewma_micros: AtomicU64,
+    peak: PeakLatency,
+    /// What its replies said of its rate limits.
+    pub quota: Quota,
+    /// Touched by failures alone: while all is well, `is_clear` is all that a call reads.
+    condition: Mutex<Condition>,
+    is_troubled: AtomicBool,
 }
 
 /// The most recent failure of an upstream.
@@ -24,13 +36,19 @@ pub struct LastError {
 
 /// One call in flight; leaving any way gives the place back.
 #[derive(Debug)]
-pub struct CallGuard(std::sync::Arc<Live>);
+pub struct CallGuard {
+    live: Arc<Live>,
+    is_trial: bool,
+}
 
 impl Live {
-    /// Counts a call in until the guard goes.
-    pub fn enter(self: &std::sync::Arc<Self>) -> CallGuard {
-        self.inflight.fetch_add(1, Ordering::Relaxed);
-        CallGuard(std::sync::Arc::clone(self))
+    /// Counts a call in until the guard goes; `None` where `at_most` calls are in flight.
+    pub fn enter(self: &Arc<Self>, at_most: Option<u64>, now: Duration) -> Option<CallGuard> {
+        let limit = at_most.unwrap_or(u64::MAX);
+        let one_more = |inflight: u64| (inflight < limit).then_some(inflight + 1);
+        self.inflight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        let is_trial = self.is_troubled() && self.condition().call_begins(now);
+        Some(CallGuard { live: Arc::clone(self), is_trial })
     }
 
     /// Calls in flight now.
@@ -38,8 +56,13 @@ impl Live {
         self.inflight.load(Ordering::Relaxed)
     }
 
+    /// How the upstream stands towards the next call.
+    pub fn standing(&self, now: Duration) -> Standing {
+        if self.is_troubled() { self.condition().standing(now) } else { Standing::Ready }
+    }
+
     /// Notes a failure for `/status`.
-    pub fn failed(&self, what: impl Into<String>, at: SystemTime) {
+    pub fn note(&self, what: impl Into<String>, at: SystemTime) {
         self.last_error.store(Some(LastError { at, what: what.into() }.into()));
     }
 
@@ -48,12 +71,77 @@ impl Live {
         self.last_error.load_full().map(|error| (*error).clone())
     }
 
-    /// Takes one time to a reply's header into the mean, with a weight of one eighth. Two writers
-    /// at once may lose one sample, which a mean can bear.
-    pub fn observe_latency(&self, micros: u64) {
+    /// A reply proved good.
+    pub(super) fn succeeded(&self, now: Duration) -> Option<Transition> {
+        if self.is_troubled() { self.change(|condition| condition.succeeded(now)) } else { None }
+    }
+
+    /// A call failed by the upstream's fault.
+    pub(super) fn failed(
+        &self,
+        trouble: Trouble,
+        breaker: &BreakerConfig,
+        now: Duration,
+    ) -> Option<Transition> {
+        self.change(|condition| condition.failed(trouble, breaker, now))
+    }
+
+    /// The upstream wants a pause.
+    pub(super) fn rests(&self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) {
+        self.change(|condition| condition.rests(wish, is_rate_limit, now));
+    }
+
+    /// A probe ended.
+    pub(super) fn probed(&self, is_good: bool, probe: &ProbeConfig) -> Option<Transition> {
+        self.change(|condition| condition.probed(is_good, probe))
+    }
+
+    /// What probes said is void, since there are none any more.
+    pub fn forget_probes(&self) {
+        self.change(Condition::forget_probes);
+    }
+
+    /// What was said of another credential is void.
+    pub fn forget_ejection(&self) {
+        self.change(Condition::forget_ejection);
+    }
+
+    fn is_troubled(&self) -> bool {
+        self.is_troubled.load(Ordering::Acquire)
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        // A panic between two of its plain assignments is not possible; what is there is whole.
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Condition) -> T) -> T {
+        let mut condition = self.condition();
+        let result = change(&mut condition);
+        self.is_troubled.store(!condition.is_clear(), Ordering::Release);
+        result
+    }
+
+    /// Takes one time to a reply's header into the means, with a weight of one eighth in the one for
+    /// people. Two writers at once may lose one sample, which a mean can bear.
+    pub fn observe_latency(&self, took: Duration, now: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let old = self.ewma_micros.load(Ordering::Relaxed);
         let mean = if old == 0 { micros } else { old - old / 8 + micros / 8 };
         self.ewma_micros.store(mean.max(1), Ordering::Relaxed);
+        self.peak.observe(took, now);
+    }
+
+    /// A call brought no reply within its time: for balancing, a reply that took so long.
+    pub fn observe_timeout(&self, took: Duration, now: Duration) {
+        self.peak.observe(took, now);
+    }
+
+    /// What one more call here would wait, for comparison alone: the peak-weighted mean times the
+    /// calls it would share the upstream with.
+    #[expect(clippy::cast_precision_loss, reason = "a comparison of loads")]
+    pub fn load(&self, now: Duration) -> f64 {
+        self.peak.seconds(now) * (self.inflight() + 1) as f64
     }
 
     /// The mean time to a reply's header in milliseconds.
@@ -68,31 +156,74 @@ impl Live {
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.0.inflight.fetch_sub(1, Ordering::Relaxed);
+        self.live.inflight.fetch_sub(1, Ordering::Relaxed);
+        if self.is_trial {
+            self.live.change(Condition::trial_ended);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+
+    const NOW: Duration = Duration::ZERO;
 
     #[test]
     fn a_call_gives_its_place_back_however_it_ends() {
         let live = Arc::new(Live::default());
-        let guard = live.enter();
+        let guard = live.enter(None, NOW);
         assert_eq!(live.inflight(), 1);
         drop(guard);
         assert_eq!(live.inflight(), 0);
     }
 
     #[test]
+    fn no_more_calls_enter_than_may() {
+        let live = Arc::new(Live::default());
+        let entered: Vec<_> = (0..5).filter_map(|_| live.enter(Some(2), NOW)).collect();
+        assert_eq!(entered.len(), 2);
+        drop(entered);
+        let call = |_| {
+            let _place = live.enter(Some(2), NOW);
+            assert!(live.inflight() <= 2);
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..2_000).for_each(call));
+            }
+        });
+        assert_eq!(live.inflight(), 0);
+    }
+
+    #[test]
+    fn a_trial_that_is_given_up_lets_the_next_one_try() {
+        let live = Arc::new(Live::default());
+        let breaker = BreakerConfig { failures: 1, ..BreakerConfig::default() };
+        live.failed(Trouble::Failed, &breaker, NOW);
+        let later = breaker.eject.0;
+        assert_eq!(live.standing(later), Standing::Trial);
+        let trial = live.enter(None, later);
+        assert_eq!(live.standing(later), Standing::Ejected { until: later });
+        drop(trial);
+        assert_eq!(live.standing(later), Standing::Trial);
+        let trial = live.enter(None, later);
+        assert_eq!(live.succeeded(later), Some(Transition::Returned));
+        drop(trial);
+        assert_eq!(live.standing(later), Standing::Ready);
+        assert!(!live.is_troubled());
+    }
+
+    #[test]
     fn the_mean_follows_its_samples() {
         let live = Live::default();
         assert_eq!(live.ewma_ms(), None);
-        (0..200).for_each(|_| live.observe_latency(8_000));
+        let observe = |millis| {
+            (0..200).for_each(|_| live.observe_latency(Duration::from_millis(millis), NOW));
+        };
+        observe(8);
         assert_eq!(live.ewma_ms(), Some(8.0));
-        (0..200).for_each(|_| live.observe_latency(16_000));
+        observe(16);
         assert!(live.ewma_ms().is_some_and(|ms| (15.9..=16.0).contains(&ms)));
     }
 }

@@ -1,16 +1,23 @@
 //! Where calls go: one endpoint of one provider, its addresses, its credential and its live state.
 
 mod base;
+mod client;
+mod condition;
 pub mod config;
 pub mod dns;
+mod latency;
 pub mod live;
 pub mod peer;
 pub mod provider;
+pub mod quota;
 
 pub use base::BaseUrl;
+pub use client::client;
+pub use condition::{Standing, Trouble};
 
 use crate::secret::Secret;
-use config::UpstreamConfig;
+use condition::Transition;
+use config::{ProbeConfig, UpstreamConfig};
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use live::Live;
@@ -18,6 +25,7 @@ use memchr::memmem;
 use peer::Peers;
 use provider::Credential;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// One upstream, ready to be called. Everything but `live` is fixed for a configuration.
 #[derive(Debug)]
@@ -50,6 +58,76 @@ impl Upstream {
         let headers = headers(&config)?;
         let peers = Peers::new(&config, &base)?;
         Ok(Self { name: config.name.as_str().into(), config, base, headers, peers, live })
+    }
+
+    /// How it stands towards the next call; `now` counts from the process's start.
+    pub fn standing(&self, now: Duration) -> Standing {
+        let standing = self.live.standing(now);
+        if standing == Standing::Ready && self.is_unresolved() {
+            Standing::Unhealthy
+        } else {
+            standing
+        }
+    }
+
+    /// Whether its name has been looked up and has no address.
+    pub fn is_unresolved(&self) -> bool {
+        !self.peers.is_reachable() && self.peers.is_resolved()
+    }
+
+    /// Whether it is held for good: neither probes nor the breaker keep calls away. A rate limit is
+    /// no illness.
+    pub fn is_healthy(&self, now: Duration) -> bool {
+        match self.standing(now) {
+            Standing::Ready | Standing::Resting { .. } | Standing::RateLimited { .. } => {
+                self.peers.is_reachable()
+            }
+            Standing::Trial | Standing::Unhealthy | Standing::Ejected { .. } => false,
+        }
+    }
+
+    /// A reply proved good.
+    pub fn succeeded(&self, now: Duration) {
+        if let Some(transition) = self.live.succeeded(now) {
+            self.tell(transition, "a trial call went well");
+        }
+    }
+
+    /// A call failed by this upstream's fault; `what` says how, in our own words.
+    pub fn failed(&self, trouble: Option<Trouble>, what: &str, now: Duration) {
+        self.live.note(what, SystemTime::now());
+        let Some(trouble) = trouble else { return };
+        if let Some(transition) = self.live.failed(trouble, &self.config.breaker, now) {
+            self.tell(transition, what);
+        }
+    }
+
+    /// It wants a pause: for so long, where it says so.
+    pub fn rests(&self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) {
+        self.live.rests(wish, is_rate_limit, now);
+    }
+
+    /// A probe went well, or failed in the way that is told.
+    pub fn probed(&self, result: Result<(), &str>, probe: &ProbeConfig) {
+        if let Err(what) = result {
+            self.live.note(format!("probe: {what}"), SystemTime::now());
+        }
+        if let Some(transition) = self.live.probed(result.is_ok(), probe) {
+            self.tell(transition, result.err().unwrap_or("probes answer again"));
+        }
+    }
+
+    fn tell(&self, transition: Transition, why: &str) {
+        let upstream = &*self.name;
+        match transition {
+            Transition::Ejected(length) => {
+                let seconds = length.as_secs_f64();
+                tracing::warn!(upstream, seconds, why, "upstream ejected");
+            }
+            Transition::Unhealthy => tracing::warn!(upstream, why, "upstream unhealthy"),
+            Transition::Returned => tracing::info!(upstream, why, "upstream back"),
+            Transition::Healthy => tracing::info!(upstream, why, "upstream healthy"),
+        }
     }
 
     /// What this upstream calls the caller's model: by its map, else less its prefix.

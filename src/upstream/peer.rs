@@ -98,6 +98,11 @@ impl Peers {
         !self.current.load().is_empty()
     }
 
+    /// Whether the first resolution has ended, well or not.
+    pub fn is_resolved(&self) -> bool {
+        *self.resolved.borrow()
+    }
+
     /// Says that a resolution has ended, well or not.
     pub fn mark_resolved(&self) {
         self.resolved.send_replace(true);

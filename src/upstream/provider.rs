@@ -1,5 +1,6 @@
 //! All that differs between providers, as one table.
 
+use crate::protocol::Dialect;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,26 @@ pub enum Credential {
     XApiKey,
 }
 
+/// What costs nothing to ask, and shows that the provider works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// A path under the base address.
+    UnderBase(&'static str),
+    /// A path of the host.
+    OfHost(&'static str),
+}
+
+/// What becomes of members of a request's top level that a provider does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FieldPolicy {
+    /// Whether it refuses a call for them; then OpenRouter's own members are taken out.
+    is_strict: bool,
+    /// What is taken out besides.
+    more: &'static [&'static str],
+    /// A member that it knows by an older name, and that name.
+    older_name: Option<(&'static str, &'static str)>,
+}
+
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -66,45 +87,162 @@ pub struct Row {
     pub openrouter_headers: bool,
     /// Whether OpenAI's organisation and project headers mean something there.
     pub openai_headers: bool,
+    /// What is probed where the configuration names no path.
+    pub probe: Probe,
+    /// What becomes of members it does not know.
+    pub fields: FieldPolicy,
+}
+
+/// OpenRouter's own members of a request (WIRE section 4).
+const OPENROUTER_FIELDS: [&str; 14] = [
+    "cache_control",
+    "debug",
+    "image_config",
+    "models",
+    "plugins",
+    "preset",
+    "provider",
+    "reasoning",
+    "route",
+    "session_id",
+    "stop_server_tools_when",
+    "trace",
+    "transforms",
+    "usage",
+];
+
+impl FieldPolicy {
+    /// Unknown members are ignored there, or nobody knows what is unknown there.
+    pub const PASS: Self = Self { is_strict: false, more: &[], older_name: None };
+
+    const fn strict(more: &'static [&'static str]) -> Self {
+        Self { is_strict: true, more, ..Self::PASS }
+    }
+
+    /// Whether a member of a request's top level stays at home. OpenAI's Responses have a
+    /// `reasoning` of their own, Anthropic's Messages a `cache_control`.
+    #[must_use]
+    pub fn takes_out(self, field: &str, dialect: Dialect) -> bool {
+        let is_native = match dialect {
+            Dialect::Responses => field == "reasoning",
+            Dialect::Messages => field == "cache_control",
+            Dialect::Chat | Dialect::Completions | Dialect::Embeddings => false,
+        };
+        let is_foreign = OPENROUTER_FIELDS.contains(&field) || self.more.contains(&field);
+        self.is_strict && is_foreign && !is_native
+    }
+
+    /// The name under which a member goes out, where the provider knows it by an older one.
+    #[must_use]
+    pub fn older_name(self, field: &str) -> Option<&'static str> {
+        self.older_name.filter(|(newer, _)| *newer == field).map(|(_, older)| older)
+    }
+}
+
+/// The row of a provider that differs in its address alone.
+const fn plain(base_url: Option<&'static str>) -> Row {
+    Row {
+        base_url,
+        credential: Credential::Bearer,
+        openrouter_headers: false,
+        openai_headers: false,
+        probe: Probe::UnderBase("/models"),
+        fields: FieldPolicy::PASS,
+    }
+}
+
+/// The row of one that refuses what it does not know.
+const fn strict(base_url: &'static str, more: &'static [&'static str]) -> Row {
+    Row { fields: FieldPolicy::strict(more), ..plain(Some(base_url)) }
 }
 
 impl Provider {
-    /// The row of this provider. Sources: WIRE section 6, read 2026-11-22.
+    /// The row of this provider. Sources: WIRE sections 4 and 6, read 2026-11-22.
     #[must_use]
     pub const fn row(self) -> Row {
-        const fn plain(base_url: Option<&'static str>) -> Row {
-            Row {
-                base_url,
-                credential: Credential::Bearer,
-                openrouter_headers: false,
-                openai_headers: false,
-            }
-        }
         match self {
-            Self::OpenRouter => {
-                Row { openrouter_headers: true, ..plain(Some("https://openrouter.ai/api/v1")) }
-            }
+            Self::OpenRouter => Row {
+                openrouter_headers: true,
+                // `/models` is public; `/key` tells whether the credential works, and what is left.
+                probe: Probe::UnderBase("/key"),
+                ..plain(Some("https://openrouter.ai/api/v1"))
+            },
             Self::OpenAi => {
-                Row { openai_headers: true, ..plain(Some("https://api.openai.com/v1")) }
+                Row { openai_headers: true, ..strict("https://api.openai.com/v1", &[]) }
             }
-            Self::Azure => Row { credential: Credential::ApiKey, ..plain(None) },
+            Self::Azure => Row {
+                credential: Credential::ApiKey,
+                fields: FieldPolicy::strict(&[]),
+                ..plain(None)
+            },
             Self::Anthropic => Row {
                 credential: Credential::XApiKey,
-                ..plain(Some("https://api.anthropic.com/v1"))
+                ..strict("https://api.anthropic.com/v1", &[])
             },
-            Self::Gemini => plain(Some("https://generativelanguage.googleapis.com/v1beta/openai")),
-            Self::Groq => plain(Some("https://api.groq.com/openai/v1")),
-            Self::Mistral => plain(Some("https://api.mistral.ai/v1")),
+            Self::Gemini => strict(
+                "https://generativelanguage.googleapis.com/v1beta/openai",
+                &["metadata", "store"],
+            ),
+            Self::Groq => strict("https://api.groq.com/openai/v1", &[]),
+            Self::Mistral => Row {
+                fields: FieldPolicy {
+                    older_name: Some(("max_completion_tokens", "max_tokens")),
+                    ..FieldPolicy::strict(&["store"])
+                },
+                ..plain(Some("https://api.mistral.ai/v1"))
+            },
             Self::DeepSeek => plain(Some("https://api.deepseek.com/v1")),
             Self::Xai => plain(Some("https://api.x.ai/v1")),
             Self::Together => plain(Some("https://api.together.ai/v1")),
-            Self::Fireworks => plain(Some("https://api.fireworks.ai/inference/v1")),
-            Self::Cerebras => plain(Some("https://api.cerebras.ai/v1")),
-            Self::Ollama => plain(Some("http://127.0.0.1:11434/v1")),
-            Self::Vllm => plain(Some("http://127.0.0.1:8000/v1")),
-            Self::LlamaCpp => plain(Some("http://127.0.0.1:8080/v1")),
+            Self::Fireworks => strict("https://api.fireworks.ai/inference/v1", &[]),
+            Self::Cerebras => strict("https://api.cerebras.ai/v1", &["metadata", "store"]),
+            Self::Ollama => Row {
+                probe: Probe::OfHost("/api/version"),
+                ..plain(Some("http://127.0.0.1:11434/v1"))
+            },
+            Self::Vllm => {
+                Row { probe: Probe::OfHost("/health"), ..plain(Some("http://127.0.0.1:8000/v1")) }
+            }
+            Self::LlamaCpp => {
+                Row { probe: Probe::OfHost("/health"), ..plain(Some("http://127.0.0.1:8080/v1")) }
+            }
             Self::LmStudio => plain(Some("http://127.0.0.1:1234/v1")),
             Self::Custom => plain(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::request::OPTIONAL;
+
+    #[test]
+    fn strict_providers_lose_what_is_openrouters_alone() {
+        let out =
+            |provider: Provider, field, dialect| provider.row().fields.takes_out(field, dialect);
+        assert!(out(Provider::OpenAi, "session_id", Dialect::Chat));
+        assert!(out(Provider::OpenAi, "reasoning", Dialect::Chat));
+        assert!(!out(Provider::OpenAi, "reasoning", Dialect::Responses));
+        assert!(!out(Provider::OpenAi, "metadata", Dialect::Chat));
+        assert!(out(Provider::Cerebras, "metadata", Dialect::Chat));
+        assert!(!out(Provider::Anthropic, "cache_control", Dialect::Messages));
+        assert!(!out(Provider::OpenAi, "temperature", Dialect::Chat));
+        for provider in [Provider::OpenRouter, Provider::Custom, Provider::Vllm] {
+            assert!(!out(provider, "session_id", Dialect::Chat), "{provider:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_a_row_takes_out_is_looked_for_in_bodies() {
+        assert!(OPENROUTER_FIELDS.iter().all(|field| OPTIONAL.contains(field)));
+        for provider in [Provider::Gemini, Provider::Mistral, Provider::Cerebras] {
+            let more = provider.row().fields.more;
+            assert!(!more.is_empty(), "{provider:?}");
+            assert!(more.iter().all(|field| OPTIONAL.contains(field)), "{provider:?}");
+        }
+        let mistral = Provider::Mistral.row().fields;
+        assert_eq!(mistral.older_name("max_completion_tokens"), Some("max_tokens"));
+        assert_eq!(Provider::OpenAi.row().fields.older_name("max_completion_tokens"), None);
     }
 }

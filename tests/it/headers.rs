@@ -217,7 +217,7 @@ async fn a_garbled_reply_is_a_failure_and_none_of_it_is_shown() {
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 5\r\n\r\nsecret-garbage"
             .to_owned(),
     ] {
-        origin.next(Reply::recorded(garbage.as_bytes()));
+        origin.always(Reply::recorded(garbage.as_bytes()));
         let reply = gateway.post(PATH, &chat()).await;
         assert_openai_error(&reply, 502, "upstream_error");
         assert!(!reply.text().contains("secret-garbage"), "{}", reply.text());

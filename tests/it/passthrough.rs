@@ -1,8 +1,8 @@
 //! Replies in the caller's own dialect pass byte for byte, however the upstream cuts them.
 
 use crate::harness::{
-    Config, Framing, Gate, Gateway, Origin, Reply, Request, Response, chat, chat_stream, sample,
-    serving, streamed,
+    Config, Framing, Gate, Gateway, Origin, Reply, Request, Response, assert_openai_error, chat,
+    chat_stream, sample, serving, streamed,
 };
 use serde_json::{Value, json};
 
@@ -238,10 +238,9 @@ async fn plain_replies_of_every_route_pass() {
 async fn the_callers_faults_come_back_as_the_upstream_said_them() {
     let (origin, gateway) = serving().await;
     for name in [
-        "error_400_gemini_array.http",
+        "error_400_openai_response_format.http",
         "error_400_openai_unknown_arg.http",
         "error_413_openrouter.http",
-        "error_422_mistral.http",
     ] {
         let recorded = sample(name);
         origin.next(Reply::recorded(&recorded));
@@ -253,7 +252,28 @@ async fn the_callers_faults_come_back_as_the_upstream_said_them() {
         assert_eq!(reply.header("content-type"), Some("application/json"), "{name}");
         assert_eq!(reply.header("x-cirque-upstream"), Some("main"), "{name}");
     }
-    assert_eq!(origin.calls().len(), 4);
+    assert_eq!(origin.calls().len(), 3);
+}
+
+#[tokio::test]
+async fn errors_of_other_shapes_come_in_the_one_that_clients_read() {
+    let (origin, gateway) = serving().await;
+    for (name, said) in [
+        ("error_400_gemini_array.http", "Unknown name \"session_id\""),
+        ("error_422_mistral.http", "Extra inputs are not permitted"),
+        ("error_422_cerebras.http", "is unsupported"),
+    ] {
+        origin.next(Reply::recorded(sample(name)));
+        let reply = gateway.post(CHAT, &chat()).await;
+        let error = &reply.json()["error"];
+        assert!(error["message"].as_str().is_some_and(|m| m.contains(said)), "{name}: {error}");
+        assert!(error["type"].is_string() && error["code"].is_string(), "{name}: {error}");
+        assert_eq!(reply.header("content-type"), Some("application/json"), "{name}");
+    }
+    let html = Reply::head(413, "text/html", Framing::Chunked).piece("<h1>Too large</h1>").end();
+    origin.next(html);
+    let reply = gateway.post(CHAT, &chat()).await;
+    assert_openai_error(&reply, 413, "request_too_large");
 }
 
 #[tokio::test]

@@ -220,7 +220,7 @@ async fn before_the_first_token_a_failure_has_a_true_status() {
         (504, Reply::stream().piece(comments).hang()),
     ];
     for (number, (status, script)) in cases.into_iter().enumerate() {
-        origin.next(script);
+        origin.always(script);
         let reply = gateway.post(CHAT, &chat_stream()).await;
         let code = if status == 504 { "upstream_timeout" } else { "upstream_error" };
         assert_eq!(reply.status, status, "case {number}: {}", reply.text());
@@ -234,7 +234,7 @@ async fn before_the_first_token_a_failure_has_a_true_status() {
 async fn after_a_comment_a_failure_is_told_in_band() {
     let (origin, gateway) = serving_with("", "keepalive_comment: 300ms").await;
     let gate = Gate::new();
-    origin.next(Reply::error(500).after(&gate));
+    origin.always(Reply::error(500).after(&gate));
     let mut client = gateway.client().await;
     client.open(&Request::post(CHAT, &chat_stream())).await;
     client.read_until(": keepalive\n\n").await;

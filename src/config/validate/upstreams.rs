@@ -106,7 +106,9 @@ fn resilience(upstream: &UpstreamConfig, path: &Path<'_>, report: &mut Report<'_
     }
     if let HealthConfig::On(probe) = &upstream.health {
         let at = path.key("health");
-        if !probe.path.starts_with('/') || probe.path.contains(|c: char| !c.is_ascii_graphic()) {
+        let is_path =
+            |path: &String| path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
+        if !probe.path.as_ref().is_none_or(is_path) {
             let hint = "write a path under base_url, such as /models";
             report.fault(&at.key("path"), "not a path that begins with /", hint);
         }

@@ -1,6 +1,7 @@
 //! What an object holds, member by member, and which of its names stand twice.
 
 use super::scan::{Broken, MAX_DEPTH, Scan};
+use crate::protocol::edit::MemberSpan;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -28,7 +29,7 @@ pub(super) struct Member<'a> {
     pub(super) is_repeated: bool,
     /// It is one more than an object that is read may have.
     pub(super) is_surplus: bool,
-    start: usize,
+    key: Range<usize>,
     comma: Option<usize>,
 }
 
@@ -71,18 +72,15 @@ impl<'a> Scan<'a> {
         if members.is_strict && !is_surplus {
             members.names.push(name.clone());
         }
-        let (start, comma) = (key.span().start, members.comma);
-        Ok(Some(Member { name, is_repeated, is_surplus, start, comma }))
+        let (key, comma) = (key.span(), members.comma);
+        Ok(Some(Member { name, is_repeated, is_surplus, key, comma }))
     }
 
-    /// Which bytes to cut so that a member whose value has just been consumed is gone and the
-    /// object stays valid: with the comma behind it, else the one before it, if any.
-    pub(super) fn removal(&mut self, member: &Member<'_>) -> Range<usize> {
+    /// Where a member stands whose value has just been consumed.
+    pub(super) fn place(&mut self, member: &Member<'_>) -> MemberSpan {
         let end = self.at;
-        if self.peek() == Some(b',') {
-            return member.start..self.at + 1;
-        }
-        member.comma.unwrap_or(member.start)..end
+        let comma_after = (self.peek() == Some(b',')).then_some(self.at);
+        MemberSpan { key: member.key.clone(), end, comma_before: member.comma, comma_after }
     }
 
     /// Enters the array that begins here, which stands inside `depth` containers.

@@ -9,6 +9,7 @@ mod scan;
 mod values;
 
 use super::Dialect;
+use super::edit::MemberSpan;
 use crate::error::{Kind, Rejection};
 use reader::Reader;
 use scan::Scan;
@@ -47,6 +48,8 @@ pub struct RequestFacts {
     pub other_models: Vec<String>,
     /// The `preset` that may choose a model at the upstream.
     pub preset: Option<String>,
+    /// The [`OPTIONAL`] members it has, in the order of the body.
+    pub optional: Vec<Optional>,
     /// Just after the opening brace: where a member may be inserted.
     pub object_start: usize,
 }
@@ -56,8 +59,41 @@ pub struct RequestFacts {
 pub struct ResponseFormat {
     /// Its `type`.
     pub kind: Option<String>,
-    /// What to cut so that it is gone and the body stays valid JSON.
-    pub removal: Range<usize>,
+    /// The member that holds it.
+    pub place: MemberSpan,
+}
+
+/// Members of the top level that some provider refuses and another one knows: those of OpenRouter
+/// alone, and what strict providers do not take of OpenAI's (WIRE section 4). In the order of the
+/// alphabet.
+pub const OPTIONAL: [&str; 18] = [
+    "cache_control",
+    "debug",
+    "image_config",
+    "max_completion_tokens",
+    "max_tokens",
+    "metadata",
+    "models",
+    "plugins",
+    "preset",
+    "provider",
+    "reasoning",
+    "route",
+    "session_id",
+    "stop_server_tools_when",
+    "store",
+    "trace",
+    "transforms",
+    "usage",
+];
+
+/// One of the [`OPTIONAL`] members, found in a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Optional {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it stands.
+    pub place: MemberSpan,
 }
 
 /// Reads a request body.

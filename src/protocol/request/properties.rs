@@ -1,5 +1,6 @@
 //! Any request at all: judged as `serde_json` judges it, and never a panic.
 
+use super::tests::{CHAT, facts, without};
 use super::{Dialect, read};
 use crate::error::Kind;
 use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -100,5 +101,38 @@ proptest! {
         dialect in prop::sample::select(vec![Dialect::Chat, Dialect::Responses, Dialect::Embeddings]),
     ) {
         prop_assert_eq!(read(&body, dialect).is_ok(), false);
+    }
+}
+
+#[test]
+fn members_that_some_providers_refuse_are_found_and_can_all_be_taken_out() {
+    let members = [
+        r#""session_id":"s""#,
+        r#""model":"m""#,
+        r#""provider" : {"order":["a"]}"#,
+        CHAT,
+        r#""trace":{}"#,
+        r#""temperature":1"#,
+    ];
+    // Every selection of members in every rotation, so that the first, the last and neighbours go.
+    for turn in 0..members.len() {
+        for selection in 0..1_u32 << members.len() {
+            let mut chosen: Vec<&str> = members
+                .iter()
+                .enumerate()
+                .filter(|(i, m)| selection >> i & 1 == 1 || m.contains("model") || **m == CHAT)
+                .map(|(_, member)| *member)
+                .collect();
+            let count = chosen.len();
+            chosen.rotate_left(turn % count);
+            let body = format!("{{ {} }}", chosen.join(" , "));
+            let found = facts(&body);
+            let places: Vec<_> = found.optional.iter().map(|optional| &optional.place).collect();
+            let left = without(&body, &places);
+            let kept = chosen.iter().filter(|m| {
+                !["session_id", "provider", "trace"].iter().any(|name| m.contains(name))
+            });
+            assert_eq!(left.as_object().unwrap().len(), kept.count(), "{body} -> {left}");
+        }
     }
 }

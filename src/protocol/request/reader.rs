@@ -4,7 +4,7 @@ use super::faults::{refusal, repeated, surplus};
 use super::members::{Member, Members};
 use super::required::Required;
 use super::scan::{Broken, Scan, Value};
-use super::{Dialect, RequestFacts, ResponseFormat};
+use super::{Dialect, OPTIONAL, Optional, RequestFacts, ResponseFormat};
 use crate::error::Rejection;
 use std::borrow::Cow;
 
@@ -38,6 +38,7 @@ impl<'a> Reader<'a> {
             response_format: None,
             other_models: Vec::new(),
             preset: None,
+            optional: Vec::new(),
             object_start: 0,
         };
         Self { scan, dialect, facts, required: Required::default(), fault: None }
@@ -111,6 +112,10 @@ impl<'a> Reader<'a> {
             "tools" => self.entries("tools")?,
             "plugins" => self.entries("plugins")?,
             _ => self.skip(1)?,
+        }
+        if let Some(name) = OPTIONAL.iter().find(|name| **name == member.name) {
+            let place = self.scan.place(member);
+            self.facts.optional.push(Optional { name, place });
         }
         Ok(())
     }
@@ -231,7 +236,7 @@ impl<'a> Reader<'a> {
         } else if matches!(self.scan.value(depth)?, Value::Null) {
             return Ok(None);
         }
-        Ok(Some(ResponseFormat { kind, removal: self.scan.removal(member) }))
+        Ok(Some(ResponseFormat { kind, place: self.scan.place(member) }))
     }
 
     fn preset(&mut self) -> Step<Option<String>> {

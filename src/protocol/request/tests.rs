@@ -1,15 +1,17 @@
 //! Requests as callers send them, and every way to get one wrong.
 
 use super::*;
+use crate::protocol::edit::Edits;
+use bytes::Bytes;
 use serde_json::{Value, json};
 
-const CHAT: &str = r#""messages":[{"role":"user","content":"hi"}]"#;
+pub(super) const CHAT: &str = r#""messages":[{"role":"user","content":"hi"}]"#;
 
 fn chat(members: &str) -> String {
     format!(r#"{{{CHAT},"model":"m"{members}}}"#)
 }
 
-fn facts(body: &str) -> RequestFacts {
+pub(super) fn facts(body: &str) -> RequestFacts {
     read(body.as_bytes(), Dialect::Chat).unwrap_or_else(|fault| panic!("{body}: {fault:?}"))
 }
 
@@ -47,6 +49,16 @@ fn the_facts_of_a_request_are_found_where_they_stand() {
     assert_eq!(found.object_start, 2);
 }
 
+/// The body less these members.
+pub(super) fn without(body: &str, places: &[&MemberSpan]) -> Value {
+    let mut edits = Edits::new();
+    edits.remove(places.iter().copied());
+    let left: Vec<u8> =
+        edits.apply(&Bytes::copy_from_slice(body.as_bytes())).iter().flatten().copied().collect();
+    let text = String::from_utf8(left).unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
 #[test]
 fn the_recorded_quirk_is_read() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/wire/request_seed_quirk.json");
@@ -55,9 +67,7 @@ fn the_recorded_quirk_is_read() {
     assert_eq!(found.model, "acme/wisp-2-mini");
     let format = found.response_format.unwrap();
     assert_eq!(format.kind.as_deref(), Some("session_123"));
-    let mut left = body.clone();
-    left.replace_range(format.removal, "");
-    let left: Value = serde_json::from_str(&left).unwrap();
+    let left = without(&body, &[&format.place]);
     assert!(left.get("response_format").is_none());
     assert_eq!(left["stream_options"]["include_usage"], true);
 }
@@ -86,9 +96,7 @@ fn cutting_the_format_leaves_valid_json() {
     ] {
         let format = facts(&body).response_format.unwrap();
         assert_eq!(format.kind.as_deref(), Some("session_1"));
-        let mut left = body.clone();
-        left.replace_range(format.removal, "");
-        let left: Value = serde_json::from_str(&left).unwrap_or_else(|e| panic!("{left}: {e}"));
+        let left = without(&body, &[&format.place]);
         assert_eq!(left.as_object().unwrap().len(), 2, "{left}");
     }
     for (text, left) in [
@@ -98,9 +106,8 @@ fn cutting_the_format_leaves_valid_json() {
     ] {
         let body = format!(r#"{{"model":"m","input":"x","text":{text}}}"#);
         let found = read(body.as_bytes(), Dialect::Responses).unwrap();
-        let mut cut = body.clone();
-        cut.replace_range(found.response_format.unwrap().removal, "");
-        assert_eq!(serde_json::from_str::<Value>(&cut).unwrap()["text"], left);
+        let cut = without(&body, &[&found.response_format.unwrap().place]);
+        assert_eq!(cut["text"], left);
         let body = body.replace("\"input\"", "\"messages\":[1],\"input\"");
         assert_eq!(facts(&body).response_format, None, "only on /responses");
     }

@@ -7,7 +7,7 @@
 use super::table::{About, Kind};
 use prometheus::core::Metric;
 use prometheus::proto::{MetricFamily, MetricType};
-use prometheus::{Counter, Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
+use prometheus::{Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -27,6 +27,12 @@ impl Series for IntCounter {
 }
 
 impl Series for Counter {
+    fn zero(opts: Opts, _: Kind) -> prometheus::Result<Self> {
+        Self::with_opts(opts)
+    }
+}
+
+impl Series for Gauge {
     fn zero(opts: Opts, _: Kind) -> prometheus::Result<Self> {
         Self::with_opts(opts)
     }
@@ -74,6 +80,14 @@ impl<M: Series> Family<M> {
         let result = act(&made);
         series.insert(key, made);
         Some(result)
+    }
+}
+
+impl<M> Family<M> {
+    /// Takes out the series with these label values: a figure that nobody knows any more.
+    pub(super) fn forget(&self, values: &[&str]) {
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        series.remove(&join(values));
     }
 }
 

@@ -9,7 +9,7 @@ pub use words::{Broken, Outcome, ReloadOutcome};
 
 use super::exchange::Exchange;
 use family::{Collect, Family};
-use prometheus::{Counter, Encoder as _, Histogram, IntCounter, IntGauge, TextEncoder};
+use prometheus::{Counter, Encoder as _, Gauge, Histogram, IntCounter, IntGauge, TextEncoder};
 use std::sync::Arc;
 
 /// The label where a name is missing: no key was recognised, no upstream was reached.
@@ -26,6 +26,7 @@ pub struct Metrics {
     upstream_requests: Family<IntCounter>,
     upstream_healthy: Family<IntGauge>,
     upstream_inflight: Family<IntGauge>,
+    upstream_quota_remaining: Family<Gauge>,
     failovers: Family<IntCounter>,
     streams_broken: Family<IntCounter>,
     rejections: Family<IntCounter>,
@@ -50,6 +51,7 @@ impl Metrics {
             upstream_requests: Family::new(&table::UPSTREAM_REQUESTS),
             upstream_healthy: Family::new(&table::UPSTREAM_HEALTHY),
             upstream_inflight: Family::new(&table::UPSTREAM_INFLIGHT),
+            upstream_quota_remaining: Family::new(&table::UPSTREAM_QUOTA_REMAINING),
             failovers: Family::new(&table::FAILOVERS),
             streams_broken: Family::new(&table::STREAMS_BROKEN),
             rejections: Family::new(&table::REJECTIONS),
@@ -140,7 +142,17 @@ impl Metrics {
         InflightGuard::of(&self.upstream_inflight, &[upstream])
     }
 
-    /// Says whether an upstream is offered calls.
+    /// Says what an upstream's own limits leave; `None` where that is not known.
+    pub fn upstream_quota(&self, upstream: &str, kind: &str, left: Option<f64>) {
+        match left {
+            Some(left) => {
+                self.upstream_quota_remaining.with(&[upstream, kind], |gauge| gauge.set(left));
+            }
+            None => self.upstream_quota_remaining.forget(&[upstream, kind]),
+        }
+    }
+
+    /// Says whether an upstream is held for good.
     pub fn upstream_healthy(&self, upstream: &str, healthy: bool) {
         self.upstream_healthy.with(&[upstream], |gauge| gauge.set(healthy.into()));
     }
@@ -168,6 +180,7 @@ impl Metrics {
             &self.upstream_requests,
             &self.upstream_healthy,
             &self.upstream_inflight,
+            &self.upstream_quota_remaining,
             &self.failovers,
             &self.streams_broken,
             &self.rejections,
@@ -223,6 +236,9 @@ mod tests {
         metrics.config_generation(3);
         metrics.config_reload(ReloadOutcome::Applied);
         drop(metrics.upstream_inflight(&"openrouter-main".into()));
+        metrics.upstream_quota("openrouter-main", "credits", Some(74.5));
+        metrics.upstream_quota("openrouter-main", "requests", Some(3.0));
+        metrics.upstream_quota("openrouter-main", "requests", None);
         metrics
     }
 

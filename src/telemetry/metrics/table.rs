@@ -103,7 +103,7 @@ pub(super) const UPSTREAM_HEALTHY: About = About {
     name: "cirque_upstream_healthy",
     kind: Kind::Gauge,
     labels: &["upstream"],
-    help: "1 while an upstream is offered calls, 0 while it is not.",
+    help: "1 while probes and breaker hold an upstream for good, 0 while either keeps calls away.",
     why: "Which upstream is out; page when all of a route are.",
 };
 pub(super) const UPSTREAM_INFLIGHT: About = About {
@@ -112,6 +112,13 @@ pub(super) const UPSTREAM_INFLIGHT: About = About {
     labels: &["upstream"],
     help: "Calls an upstream is working on now.",
     why: "Load and queueing at each upstream, against its max_concurrent.",
+};
+pub(super) const UPSTREAM_QUOTA_REMAINING: About = About {
+    name: "cirque_upstream_quota_remaining",
+    kind: Kind::Gauge,
+    labels: &["upstream", "kind"],
+    help: "What an upstream's own limits leave, as its replies say: requests, tokens, or credits in US dollars.",
+    why: "Who will soon be rate limited or out of money; calls are steered away at nothing left.",
 };
 pub(super) const FAILOVERS: About = About {
     name: "cirque_failovers_total",
@@ -164,7 +171,7 @@ pub(super) const BUILD_INFO: About = About {
 };
 
 /// Every metric, in the order of the page and of `/metrics`.
-pub const ALL: [&About; 16] = [
+pub const ALL: [&About; 17] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &OVERHEAD,
@@ -174,6 +181,7 @@ pub const ALL: [&About; 16] = [
     &UPSTREAM_REQUESTS,
     &UPSTREAM_HEALTHY,
     &UPSTREAM_INFLIGHT,
+    &UPSTREAM_QUOTA_REMAINING,
     &FAILOVERS,
     &STREAMS_BROKEN,
     &REJECTIONS,

@@ -1,0 +1,127 @@
+//! Active probes: each upstream is asked now and then what costs nothing, off the request path.
+
+use super::Current;
+use crate::upstream::config::{HealthConfig, ProbeConfig};
+use crate::upstream::provider::Probe;
+use crate::upstream::{Upstream, client};
+use serde_json::Value;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+/// Longest answer read for what it says of the credit; a model list is not read at all.
+const MAX_ANSWER: usize = 64 << 10;
+/// Intervals vary by this share, so that the probes of many gateways spread out.
+const JITTER: f64 = 0.1;
+
+/// Probes an upstream until it is gone; ends at once where its probes are off.
+pub(super) async fn keep_probed(current: Arc<Current>, upstream: Weak<Upstream>) {
+    let mut prober = None;
+    loop {
+        let Some(target) = upstream.upgrade() else { return };
+        let HealthConfig::On(probe) = target.config.health.clone() else { return };
+        if !target.peers.is_resolved() {
+            // Nobody can say anything yet. The first resolution ends, well or not.
+            target.peers.wait_resolved().await;
+        }
+        if prober.is_none() {
+            prober = client(&target, probe.timeout.0);
+        }
+        let result = match &prober {
+            Some(client) => ask(client, &target, &probe, &current).await,
+            None => Err("no HTTP client could be built".to_owned()),
+        };
+        target.probed(result.as_ref().copied().map_err(String::as_str), &probe);
+        drop(target);
+        tokio::time::sleep(varied(probe.interval.0, rand::random())).await;
+    }
+}
+
+/// The interval, less or more by up to [`JITTER`]; `chance` is 0 to 1.
+fn varied(interval: Duration, chance: f64) -> Duration {
+    interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * chance)
+}
+
+/// One probe: the upstream answers in time, and takes our credential.
+async fn ask(
+    client: &reqwest::Client,
+    upstream: &Upstream,
+    probe: &ProbeConfig,
+    current: &Current,
+) -> Result<(), String> {
+    let base = &upstream.base.path;
+    let path = match (&probe.path, upstream.config.provider.row().probe) {
+        (Some(path), _) => format!("{base}{path}"),
+        (None, Probe::UnderBase(path)) => format!("{base}{path}"),
+        (None, Probe::OfHost(path)) => path.to_owned(),
+    };
+    let reply = upstream.get(client, &path).send().await.map_err(|error| problem(&error))?;
+    let wall = SystemTime::now();
+    upstream.live.quota.read(reply.headers(), current.begun.elapsed(), wall);
+    judge(reply.status().as_u16(), probe.path.is_some())?;
+    if path.ends_with("/key")
+        && let Some(usd) = credits(reply).await
+    {
+        upstream.live.quota.set_credits(usd);
+    }
+    Ok(())
+}
+
+/// What a status says of an upstream. One that lacks the usual path, or has enough of probes, is
+/// alive; a path that the operator chose must be there.
+fn judge(status: u16, is_chosen: bool) -> Result<(), String> {
+    match status {
+        200..=299 | 429 => Ok(()),
+        404 | 405 if !is_chosen => Ok(()),
+        401 | 403 => Err(format!("the credential was refused (status {status})")),
+        402 => Err("no credit is left (status 402)".to_owned()),
+        _ => Err(format!("status {status}")),
+    }
+}
+
+fn problem(error: &reqwest::Error) -> String {
+    let words = if error.is_timeout() {
+        "no answer in time"
+    } else if error.is_connect() {
+        "no connection could be made"
+    } else {
+        "the connection broke"
+    };
+    words.to_owned()
+}
+
+/// US dollars left, as OpenRouter's `GET /key` says; `None` where there is no limit.
+async fn credits(mut reply: reqwest::Response) -> Option<f64> {
+    let mut body = Vec::new();
+    while let Ok(Some(piece)) = reply.chunk().await {
+        body.extend_from_slice(&piece);
+        if body.len() > MAX_ANSWER {
+            return None;
+        }
+    }
+    let answer: Value = serde_json::from_slice(&body).ok()?;
+    answer.get("data")?.get("limit_remaining")?.as_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_path_is_a_fault_only_where_the_operator_chose_it() {
+        for status in [200, 204, 429] {
+            assert!(judge(status, true).is_ok() && judge(status, false).is_ok(), "{status}");
+        }
+        assert!(judge(404, false).is_ok());
+        assert!(judge(404, true).is_err());
+        for status in [301, 401, 402, 403, 500, 503] {
+            assert!(judge(status, false).is_err(), "{status}");
+        }
+    }
+
+    #[test]
+    fn intervals_vary_by_a_tenth() {
+        let second = Duration::from_secs(1);
+        assert_eq!(varied(second, 0.0), Duration::from_millis(900));
+        assert_eq!(varied(second, 1.0), Duration::from_millis(1_100));
+    }
+}
