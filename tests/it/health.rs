@@ -1,0 +1,280 @@
+//! What takes an upstream out and brings it back: breaker, probes, credentials, rate limits.
+
+use crate::harness::{
+    Config, Gateway, Origin, RefusedPort, Reply, assert_openai_error, chat, chat_stream, delta,
+    eventually, sample,
+};
+use serde_json::{Value, json};
+
+const PATH: &str = "/v1/chat/completions";
+
+/// What `/status` says of an upstream.
+async fn state(gateway: &Gateway, name: &str) -> Value {
+    let status = gateway.status().await;
+    let upstreams = status["upstreams"].as_array().expect("a list");
+    upstreams.iter().find(|u| u["name"] == name).expect("the upstream").clone()
+}
+
+async fn becomes(gateway: &Gateway, name: &str, wanted: &str) {
+    eventually(&format!("{name} {wanted}"), || async {
+        (state(gateway, name).await["state"] == wanted).then_some(())
+    })
+    .await;
+}
+
+/// `bad` is asked first, `good` where it is out or has failed.
+async fn first_and_spare(bad_extra: &str) -> (Origin, Origin, Gateway) {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("bad", &bad.base_url(), bad_extra)
+        .upstream("good", &good.base_url(), "priority: 1")
+        .route(
+            "models: [\"*\"], upstreams: [bad, good], balance: priority, \
+             retry: { attempts: 3, budget: 1.0 }",
+        );
+    let gateway = Gateway::start(&config).await;
+    (bad, good, gateway)
+}
+
+#[tokio::test]
+async fn a_failing_upstream_is_ejected_and_a_trial_brings_it_back() {
+    let (bad, good, gateway) =
+        first_and_spare("breaker: { failures: 2, within: 30s, eject: 1s }").await;
+    bad.always(Reply::error(500));
+    for _ in 0..6 {
+        gateway.post(PATH, &chat()).await.assert_ok();
+    }
+    assert_eq!(bad.calls().len(), 2, "after the second failure nobody asks it");
+    assert_eq!(good.calls().len(), 6);
+    let now = state(&gateway, "bad").await;
+    assert_eq!((&now["healthy"], &now["state"]), (&json!(false), &json!("ejected")));
+    assert!(now["ejected_until"].as_str().is_some_and(|until| until.ends_with('Z')), "{now}");
+    assert_eq!(now["last_error"]["what"], "status 500");
+    let healthy = [("upstream", "bad")];
+    gateway.metric_becomes("cirque_upstream_healthy", &healthy, 0.0).await;
+    let said = |line: &Value| line["message"] == "upstream ejected" && line["upstream"] == "bad";
+    gateway.process.stderr.json_where("the ejection in the log", said).await;
+    // The trial fails once: twice as long out. The next one goes well.
+    becomes(&gateway, "bad", "half_open").await;
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!(bad.calls().len(), 3, "one call is the trial");
+    assert_eq!(state(&gateway, "bad").await["state"], "ejected");
+    bad.always(Reply::json_text(200, sample("chat_response.json")));
+    becomes(&gateway, "bad", "half_open").await;
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!(state(&gateway, "bad").await["state"], "healthy");
+    gateway.metric_becomes("cirque_upstream_healthy", &healthy, 1.0).await;
+    let said = |line: &Value| line["message"] == "upstream back" && line["upstream"] == "bad";
+    gateway.process.stderr.json_where("the return in the log", said).await;
+}
+
+#[tokio::test]
+async fn broken_streams_count_and_a_callers_own_faults_do_not() {
+    let (bad, _good, gateway) =
+        first_and_spare("breaker: { failures: 2, within: 30s, eject: 30s }").await;
+    for status in [400, 404, 413, 422, 400] {
+        bad.next(Reply::error(status));
+        assert_eq!(gateway.post(PATH, &chat()).await.status, status);
+    }
+    assert_eq!(state(&gateway, "bad").await["state"], "healthy");
+    for _ in 0..2 {
+        bad.next(Reply::stream().piece(delta("a")).end());
+        gateway.post(PATH, &chat_stream()).await.assert_ok();
+    }
+    assert_eq!(state(&gateway, "bad").await["state"], "ejected");
+}
+
+#[tokio::test]
+async fn a_refused_credential_ejects_at_once_and_says_so() {
+    for (script, words) in [
+        (Reply::error(401), "the credential was refused (status 401)"),
+        (Reply::error(403), "the credential may not do this (status 403)"),
+        (Reply::recorded(sample("error_402_openrouter.http")), "no credit is left (status 402)"),
+        (
+            Reply::recorded(sample("error_429_openai_quota.http")),
+            "no quota is left (status 429, insufficient_quota)",
+        ),
+    ] {
+        let (bad, _good, gateway) = first_and_spare("").await;
+        bad.always(script);
+        for _ in 0..3 {
+            gateway.post(PATH, &chat()).await.assert_ok();
+        }
+        assert_eq!(bad.calls().len(), 1, "{words}");
+        let now = state(&gateway, "bad").await;
+        assert_eq!(now["state"], "ejected", "{words}");
+        assert_eq!(now["last_error"]["what"], words);
+    }
+}
+
+#[tokio::test]
+async fn a_moderated_prompt_is_the_callers_and_ejects_nobody() {
+    let (bad, good, gateway) = first_and_spare("").await;
+    let flagged = json!({"error": {"code": 403, "message": "flagged",
+        "metadata": {"reasons": ["x"], "flagged_input": "y"}}});
+    bad.next(Reply::json(403, &flagged));
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_eq!((reply.status, reply.json()), (403, flagged));
+    assert!(good.calls().is_empty());
+    assert_eq!(state(&gateway, "bad").await["state"], "healthy");
+}
+
+#[tokio::test]
+async fn an_upstream_that_says_429_for_a_time_gets_nothing_for_that_time() {
+    let (bad, good, gateway) = first_and_spare("").await;
+    bad.next(Reply::error(429).header("retry-after", "20"));
+    for _ in 0..5 {
+        gateway.post(PATH, &chat()).await.assert_ok();
+    }
+    assert_eq!((bad.calls().len(), good.calls().len()), (1, 5));
+    let now = state(&gateway, "bad").await;
+    assert_eq!((&now["state"], &now["healthy"]), (&json!("rate_limited"), &json!(true)));
+    // With the other one limited too, nobody is asked at all.
+    good.next(Reply::error(429).header("retry-after", "7"));
+    let first = gateway.post(PATH, &chat()).await;
+    assert_openai_error(&first, 429, "rate_limit_exceeded");
+    let asked = (bad.calls().len(), good.calls().len());
+    let second = gateway.post(PATH, &chat()).await;
+    assert_openai_error(&second, 429, "rate_limit_exceeded");
+    let wait: u64 = second.header("retry-after").expect("a time").parse().expect("seconds");
+    assert!((5..=7).contains(&wait), "{wait}");
+    assert_eq!((bad.calls().len(), good.calls().len()), asked, "both were left alone");
+}
+
+#[tokio::test]
+async fn a_short_rate_limit_of_the_only_upstream_is_waited_out() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&Config::to(&origin)).await;
+    origin.next(Reply::error(429).header("retry-after-ms", "120"));
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_eq!(reply.assert_ok().header("x-cirque-attempts"), Some("2"));
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_providers_limits_is_shown_and_steers() {
+    let (bad, good, gateway) = first_and_spare("").await;
+    let left = |requests: &str| {
+        Reply::json_text(200, sample("chat_response.json"))
+            .header("x-ratelimit-remaining-requests", requests)
+            .header("x-ratelimit-reset-requests", "1m0s")
+            .header("x-ratelimit-remaining-tokens", "199100")
+    };
+    bad.next(left("2"));
+    gateway.post(PATH, &chat()).await.assert_ok();
+    let quota = state(&gateway, "bad").await["quota"].clone();
+    assert_eq!(quota, json!({"requests": 2.0, "tokens": 199_100.0}));
+    let labels = [("upstream", "bad"), ("kind", "requests")];
+    gateway.metric_becomes("cirque_upstream_quota_remaining", &labels, 2.0).await;
+    bad.next(left("0"));
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!((bad.calls().len(), good.calls().len()), (2, 0));
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!((bad.calls().len(), good.calls().len()), (2, 1), "none left: the other is asked");
+}
+
+#[tokio::test]
+async fn openrouter_says_what_credit_is_left() {
+    let origin = Origin::start().await;
+    let config = Config::new().upstream(
+        "main",
+        &origin.base_url(),
+        "provider: openrouter, health: { interval: 1s, timeout: 1s }",
+    );
+    let gateway = Gateway::start(&config).await;
+    let labels = [("upstream", "main"), ("kind", "credits")];
+    gateway.metric_becomes("cirque_upstream_quota_remaining", &labels, 74.5).await;
+    assert_eq!(state(&gateway, "main").await["quota"]["credits"], 74.5);
+    let probe = origin.catalogue_calls().into_iter().find(|call| call.target == "/v1/key");
+    assert!(probe.expect("a probe").headers.get("authorization").is_some());
+}
+
+#[tokio::test]
+async fn probes_take_an_upstream_out_and_bring_it_back() {
+    let (bad, good, gateway) = first_and_spare(
+        "health: { path: \"/models\", interval: 100ms, timeout: 1s, unhealthy_after: 2, healthy_after: 2 }",
+    )
+    .await;
+    bad.lists_reply(Reply::error(503));
+    becomes(&gateway, "bad", "unhealthy").await;
+    let now = state(&gateway, "bad").await;
+    assert_eq!(
+        (&now["healthy"], &now["last_error"]["what"]),
+        (&json!(false), &json!("probe: status 503"))
+    );
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!((bad.calls().len(), good.calls().len()), (0, 1));
+    bad.lists(&["m"]);
+    becomes(&gateway, "bad", "healthy").await;
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!(bad.calls().len(), 1);
+    for message in ["upstream unhealthy", "upstream healthy"] {
+        gateway.process.stderr.json_where(message, |line| line["message"] == message).await;
+    }
+}
+
+#[tokio::test]
+async fn a_probe_without_an_answer_fails_in_its_time() {
+    let (bad, _good, gateway) = first_and_spare(
+        "health: { interval: 100ms, timeout: 200ms, unhealthy_after: 1, healthy_after: 1 }",
+    )
+    .await;
+    becomes(&gateway, "bad", "healthy").await;
+    bad.lists_reply(Reply::silence());
+    becomes(&gateway, "bad", "unhealthy").await;
+    assert_eq!(state(&gateway, "bad").await["last_error"]["what"], "probe: no answer in time");
+}
+
+#[tokio::test]
+async fn when_all_are_out_the_least_bad_is_still_asked() {
+    let origin = Origin::start().await;
+    let config = Config::new()
+        .upstream("main", &origin.base_url(), "breaker: { failures: 1, within: 30s, eject: 10m }")
+        .route("models: [\"*\"], upstreams: [main], retry: { attempts: 1 }");
+    let gateway = Gateway::start(&config).await;
+    assert_eq!(gateway.admin_get("/ready").await.status, 200);
+    origin.next(Reply::error(500));
+    assert_openai_error(&gateway.post(PATH, &chat()).await, 502, "upstream_error");
+    assert_eq!(state(&gateway, "main").await["state"], "ejected");
+    assert_eq!(gateway.admin_get("/ready").await.status, 503);
+    gateway.post(PATH, &chat()).await.assert_ok();
+}
+
+#[tokio::test]
+async fn an_upstream_that_nobody_serves_is_unhealthy_to_probes() {
+    let (refused, good) = (RefusedPort::take(), Origin::start().await);
+    let probed = "health: { interval: 100ms, timeout: 1s, unhealthy_after: 2 }";
+    let config = Config::new()
+        .upstream("nobody", &refused.base_url(), probed)
+        .upstream("good", &good.base_url(), "")
+        .route_over("nobody, good");
+    let gateway = Gateway::start(&config).await;
+    becomes(&gateway, "nobody", "unhealthy").await;
+    for _ in 0..4 {
+        let reply = gateway.post(PATH, &chat()).await;
+        assert_eq!(reply.assert_ok().header("x-cirque-attempts"), Some("1"));
+    }
+}
+
+#[tokio::test]
+async fn states_outlive_a_reload_and_a_new_credential_starts_afresh() {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    let config = |key: &str, level: &str| {
+        Config::new()
+            .upstream("bad", &bad.base_url(), &format!("api_key: {key}"))
+            .upstream("good", &good.base_url(), "priority: 1")
+            .route("models: [\"*\"], upstreams: [bad, good], balance: priority")
+            .section(&format!("log: {{ level: {level} }}"))
+    };
+    let gateway = Gateway::start(&config("sk-old", "info")).await;
+    bad.next(Reply::error(401));
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!(state(&gateway, "bad").await["state"], "ejected");
+    gateway.rewrite(&config("sk-old", "warn").text());
+    assert_eq!(gateway.admin_call("POST", "/reload").await.status, 200);
+    assert_eq!(state(&gateway, "bad").await["state"], "ejected");
+    gateway.rewrite(&config("sk-new", "warn").text());
+    assert_eq!(gateway.admin_call("POST", "/reload").await.status, 200);
+    assert_eq!(state(&gateway, "bad").await["state"], "healthy");
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!(bad.calls().len(), 2);
+}
