@@ -1,7 +1,23 @@
 //! Traces: what one finished call becomes for Langfuse and for other OTLP backends.
 
+mod cut;
 mod destination;
+mod encode;
+mod envelope;
+mod facts;
+mod input;
+mod media;
+mod output;
+mod scrub;
+mod secrets;
+mod semconv;
+mod span;
 mod trace;
 
+pub use cut::cut;
 pub use destination::{Destination, DestinationKind};
+pub use encode::encode;
+pub use envelope::envelope;
+pub use input::Input;
+pub use secrets::Secrets;
 pub use trace::{KeyTraits, Trace};

@@ -1,5 +1,7 @@
 //! One finished call as it is handed over: owned, and cheap to make. Nothing here is JSON yet.
 
+use super::input::Input;
+use super::secrets::Secrets;
 use crate::ids::SpanId;
 use crate::protocol::Dialect;
 use crate::protocol::tap::Reading;
@@ -32,8 +34,12 @@ pub struct Trace {
     pub message: Option<String>,
     /// The most output tokens asked for.
     pub max_output_tokens: Option<u64>,
+    /// The request body, where it is captured.
+    pub input: Option<Arc<Input>>,
     /// The key this caller presented, to be struck out.
-    pub credential: Option<Secret>,
+    pub presented: Option<Secret>,
+    /// Every other key that must not be seen.
+    pub secrets: Arc<Secrets>,
 }
 
 /// What a caller's key says of its traces.
@@ -51,7 +57,8 @@ impl Trace {
     pub fn bytes(&self) -> usize {
         /// The record itself with its short texts.
         const FIXED: usize = 2_048;
+        let input = self.input.as_ref().map_or(0, |input| input.bytes());
         let output = self.reading.output.as_ref().map_or(0, |output| output.bytes());
-        FIXED + output
+        FIXED + input + output
     }
 }

@@ -1,0 +1,287 @@
+//! What one finished call becomes at one destination: the spans of its trace, as OTLP's JSON.
+//!
+//! One root generation; or, where several upstreams were asked, a root span with one generation an
+//! attempt, of which only the one that answered has usage and cost, since totals are sums over
+//! generations. What belongs to the trace stands on every span (LANGFUSE sections 2, 3 and 6).
+
+use super::destination::{Destination, DestinationKind};
+use super::facts::Facts;
+use super::output;
+use super::secrets::Striker;
+use super::semconv;
+use super::span::{Span, SpanKind, Start};
+use super::trace::Trace;
+use crate::protocol::usage::{Cost, CostSource, Usage};
+use crate::telemetry::exchange::{Attempt, Exchange};
+use crate::telemetry::line::Timestamp;
+use crate::telemetry::metrics::Outcome;
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+/// Appends the spans of one call, comma-joined, and says how many; none where this destination does
+/// not want the call.
+///
+/// The same call and the same destination give the same bytes. They are UTF-8, and hold no key.
+pub fn encode(trace: &Trace, to: &Destination, out: &mut Vec<u8>) -> usize {
+    if !to.wants(trace.exchange.trace_id, trace.opted_out) {
+        return 0;
+    }
+    let striker = trace.secrets.striker(trace.presented.as_ref());
+    let is_full = to.is_full(trace.key.capture);
+    let facts = Facts::of(trace, to, is_full, &striker);
+    let mut spans = Vec::new();
+    let encoder = Encoder { trace, to, striker: &striker, facts: &facts };
+    let tries = trace.exchange.tries.as_slice();
+    let count = match tries {
+        [] | [_] => {
+            encoder.single(&mut spans);
+            1
+        }
+        several => {
+            encoder.root(&mut spans);
+            for (number, attempt) in (1..).zip(several) {
+                encoder.attempt(&mut spans, number, attempt);
+            }
+            1 + several.len()
+        }
+    };
+    out.append(&mut spans);
+    count
+}
+
+struct Encoder<'e> {
+    trace: &'e Trace,
+    to: &'e Destination,
+    striker: &'e Striker<'e>,
+    facts: &'e Facts<'e>,
+}
+
+impl Encoder<'_> {
+    /// A call that at most one upstream was asked for.
+    fn single(&self, out: &mut Vec<u8>) {
+        let exchange = &self.trace.exchange;
+        let mut span = self.begin(out, SpanKind::Client);
+        self.common(&mut span);
+        span.short(TYPE, GENERATION);
+        self.verdict(&mut span);
+        self.model(&mut span, self.served_model());
+        self.input_and_output(&mut span);
+        self.money(&mut span, exchange.usage, exchange.cost);
+        self.first_token(&mut span);
+        self.upstream(&mut span, exchange.upstream.as_deref().unwrap_or_default());
+        span.end();
+    }
+
+    /// The span around several attempts.
+    fn root(&self, out: &mut Vec<u8>) {
+        let mut span = self.begin(out, SpanKind::Server);
+        self.common(&mut span);
+        span.short(TYPE, "span");
+        self.verdict(&mut span);
+        self.input_and_output(&mut span);
+        span.end();
+    }
+
+    fn attempt(&self, out: &mut Vec<u8>, number: u32, attempt: &Attempt) {
+        let Trace { exchange, span, .. } = self.trace;
+        let from = exchange.started + attempt.begun;
+        let is_last = number as usize == exchange.tries.len();
+        // How the last one ended for the caller, who may have left meanwhile, is the call's verdict.
+        let failure = if is_last { self.facts.error.clone() } else { failure(attempt) };
+        let start = Start {
+            trace: exchange.trace_id,
+            span: span.child(number),
+            parent: Some(*span),
+            name: &self.facts.name,
+            kind: SpanKind::Client,
+            from,
+            to: from + attempt.took,
+            error: failure.as_deref(),
+        };
+        let mut span = Span::begin(out, self.striker, &start);
+        self.common(&mut span);
+        span.short(TYPE, GENERATION);
+        if is_last {
+            let served = self.trace.reading.model.as_deref();
+            self.verdict(&mut span);
+            self.model(&mut span, served.or(Some(&attempt.model)));
+            self.input_and_output(&mut span);
+            self.money(&mut span, exchange.usage, exchange.cost);
+            self.first_token(&mut span);
+        } else {
+            if let Some(failure) = &failure {
+                level(&mut span, "ERROR", failure);
+            }
+            self.model(&mut span, Some(&attempt.model));
+            self.money(&mut span, None, None);
+        }
+        self.upstream(&mut span, &attempt.upstream);
+        span.whole("langfuse.observation.metadata.attempt", number.into());
+        span.end();
+    }
+
+    fn begin<'o>(&'o self, out: &'o mut Vec<u8>, kind: SpanKind) -> Span<'o, 'o> {
+        let Trace { exchange, span, parent, .. } = self.trace;
+        let start = Start {
+            trace: exchange.trace_id,
+            span: *span,
+            parent: parent.filter(|_| self.to.join_parent),
+            name: &self.facts.name,
+            kind,
+            from: exchange.started,
+            to: exchange.started + exchange.duration,
+            error: self.facts.error.as_deref(),
+        };
+        Span::begin(out, self.striker, &start)
+    }
+
+    /// What belongs to the trace, on every span: Langfuse 4 looks at spans alone.
+    fn common(&self, span: &mut Span<'_, '_>) {
+        let Trace { exchange, user, key, .. } = self.trace;
+        span.short("langfuse.trace.name", &self.facts.name);
+        span.short("user.id", user.as_deref().unwrap_or_default());
+        span.short("session.id", exchange.session_id.as_deref().unwrap_or_default());
+        let name = exchange.key.as_deref().unwrap_or_default();
+        let own = [format!("route:{}", exchange.route), format!("key:{name}")];
+        span.list("langfuse.trace.tags", own.iter().chain(&key.tags).map(String::as_str));
+        span.short("langfuse.environment", &self.to.environment);
+        span.short("langfuse.release", &self.to.release);
+        span.short("langfuse.trace.metadata.request_id", exchange.request_id.as_str());
+        span.short("langfuse.trace.metadata.route", exchange.route);
+        span.short("langfuse.trace.metadata.key", name);
+        for (name, value) in self.facts.metadata() {
+            span.named("langfuse.trace.metadata.", name, value);
+        }
+        if self.to.kind == DestinationKind::Otlp {
+            semconv::common(span, self.trace, self.to);
+        }
+    }
+
+    /// How the call ended.
+    fn verdict(&self, span: &mut Span<'_, '_>) {
+        let exchange = &self.trace.exchange;
+        match (&self.facts.error, self.facts.is_cancelled) {
+            (Some(error), _) => level(span, "ERROR", error),
+            (None, true) => level(span, "WARNING", "the caller left before the end"),
+            (None, false) => {}
+        }
+        span.whole("langfuse.observation.metadata.status", exchange.status.into());
+        let texts = [
+            ("langfuse.observation.metadata.finish", exchange.finish.as_deref()),
+            ("langfuse.observation.metadata.error_code", exchange.error_code),
+            ("langfuse.observation.metadata.requested_model", exchange.model.as_deref()),
+            ("langfuse.observation.metadata.reply_id", self.trace.reading.id.as_deref()),
+        ];
+        for (key, text) in texts {
+            span.short(key, text.unwrap_or_default());
+        }
+        span.flag("langfuse.observation.metadata.stream", exchange.stream);
+        span.whole("langfuse.observation.metadata.attempts", exchange.attempts.into());
+    }
+
+    fn served_model(&self) -> Option<&str> {
+        self.trace.reading.model.as_deref().or(self.trace.exchange.model.as_deref())
+    }
+
+    fn model(&self, span: &mut Span<'_, '_>, model: Option<&str>) {
+        span.short("langfuse.observation.model.name", model.unwrap_or_default());
+        span.long("langfuse.observation.model.parameters", &self.facts.parameters());
+        if self.to.kind == DestinationKind::Otlp {
+            semconv::generation(span, self.trace, &self.facts.parameters());
+        }
+    }
+
+    fn input_and_output(&self, span: &mut Span<'_, '_>) {
+        if let Some(input) = &self.facts.input {
+            span.long("langfuse.observation.input", input);
+        }
+        if let Some(output) = &self.facts.output {
+            span.long("langfuse.observation.output", output);
+        }
+        if self.to.kind == DestinationKind::Otlp
+            && let Some(said) = self.facts.said()
+        {
+            let finish = self.trace.exchange.finish.as_deref();
+            let parts = output::parts(said, finish, self.striker);
+            span.long("gen_ai.output.messages", &super::cut::cut(&parts, self.to.max_field));
+        }
+    }
+
+    /// Always said, also where it is nothing: Langfuse bills what it guesses of a generation that has
+    /// neither, of a failed one too.
+    fn money(&self, span: &mut Span<'_, '_>, usage: Option<Usage>, cost: Option<Cost>) {
+        let usage = usage.unwrap_or_default();
+        let cost = cost.unwrap_or(Cost { usd: 0.0, source: CostSource::None });
+        let usd = if cost.usd.is_finite() { cost.usd.max(0.0) } else { 0.0 };
+        span.long("langfuse.observation.usage_details", &usage_details(usage));
+        span.long("langfuse.observation.cost_details", &format!(r#"{{"total":{usd:?}}}"#));
+        span.short("langfuse.observation.metadata.cost_source", cost.source.as_str());
+        if self.to.kind == DestinationKind::Otlp {
+            semconv::usage(span, usage, usd);
+        }
+    }
+
+    fn first_token(&self, span: &mut Span<'_, '_>) {
+        let Exchange { started, time_to_first_token, .. } = &self.trace.exchange;
+        let at = time_to_first_token.and_then(|after| started.checked_add(after));
+        if let Some(at) = at {
+            span.short("langfuse.observation.completion_start_time", &moment(at));
+        }
+    }
+
+    fn upstream(&self, span: &mut Span<'_, '_>, upstream: &str) {
+        span.short("langfuse.observation.metadata.upstream", upstream);
+        if self.to.kind == DestinationKind::Otlp {
+            span.short("gen_ai.provider.name", upstream);
+        }
+    }
+}
+
+fn level(span: &mut Span<'_, '_>, level: &str, message: &str) {
+    span.short("langfuse.observation.level", level);
+    span.message("langfuse.observation.status_message", message);
+}
+
+/// How an attempt failed, if it did.
+fn failure(attempt: &Attempt) -> Option<String> {
+    let word = attempt.outcome.as_str();
+    match (&attempt.outcome, &attempt.what) {
+        (Outcome::Ok, _) => None,
+        (_, Some(what)) => Some(format!("{word}: {what}")),
+        (_, None) => Some(word.to_owned()),
+    }
+}
+
+const TYPE: &str = "langfuse.observation.type";
+const GENERATION: &str = "generation";
+
+fn moment(at: SystemTime) -> String {
+    Timestamp(at).to_string()
+}
+
+/// Tokens in disjoint buckets and their sum, by the names Langfuse has prices for.
+fn usage_details(usage: Usage) -> String {
+    let Usage { input, cached_input, output, reasoning, cache_write, .. } = usage;
+    let Usage { input_audio, output_audio, .. } = usage;
+    let text = input.saturating_sub(cache_write).saturating_sub(input_audio);
+    let buckets = [
+        ("input", text, true),
+        ("input_cached_tokens", cached_input, false),
+        ("input_cache_creation", cache_write, false),
+        ("input_audio_tokens", input_audio, false),
+        ("output", output.saturating_sub(output_audio), true),
+        ("output_reasoning_tokens", reasoning, false),
+        ("output_audio_tokens", output_audio, false),
+    ];
+    let mut json = String::from("{");
+    let mut total = 0_u64;
+    for (name, tokens, is_always) in buckets {
+        total = total.saturating_add(tokens);
+        if is_always || tokens > 0 {
+            // Writing into memory does not fail.
+            drop(write!(json, r#""{name}":{tokens},"#));
+        }
+    }
+    drop(write!(json, r#""total":{total}}}"#));
+    json
+}

@@ -1,0 +1,310 @@
+//! The request body of a call as its trace shows it: what was asked, with which parameters.
+
+use super::cut::{clamp, cut};
+use super::media;
+use super::scrub::{Place, Scrub, quote};
+use super::secrets::Secrets;
+use crate::secret::Secret;
+use bytes::Bytes;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Longest parameter in full, and all of them together, in bytes: a schema may be long.
+const MAX_PARAMETER: usize = 2_000;
+const MAX_PARAMETERS: usize = 16 << 10;
+/// Pieces of the caller's metadata taken over (providers allow 16), and their length in characters.
+const MAX_METADATA: usize = 32;
+const MAX_METADATA_CHARS: usize = 200;
+
+/// A request body that waits to be shown. It is taken by reference, and let go of as soon as it has
+/// been looked through.
+pub struct Input {
+    body: Mutex<Bytes>,
+    /// Longest text that any destination wants, in bytes.
+    limit: usize,
+    presented: Option<Secret>,
+    secrets: Arc<Secrets>,
+    shown: OnceLock<Shown>,
+}
+
+/// What is shown of a body: no media, no keys, no more than the limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The messages, the prompt or the input, with the tools and instructions beside where there are
+    /// any: JSON, unless it had to be cut or was none.
+    pub(super) input: String,
+    /// What else the body asks for, one JSON object.
+    pub(super) parameters: String,
+    /// The caller's own metadata.
+    pub(super) metadata: Vec<(String, String)>,
+}
+
+impl Input {
+    /// A body, and the key its caller presented, which is struck out with the others.
+    #[must_use]
+    pub fn new(
+        body: Bytes,
+        limit: usize,
+        presented: Option<Secret>,
+        secrets: Arc<Secrets>,
+    ) -> Self {
+        Self { body: Mutex::new(body), limit, presented, secrets, shown: OnceLock::new() }
+    }
+
+    /// Bytes it keeps alive, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let shown = self.shown.get();
+        body + shown.map_or(0, |shown| shown.input.len() + shown.parameters.len())
+    }
+
+    /// What is shown of it, made at the first call: that takes as long as reading it all, so it is
+    /// not for a request's path.
+    pub fn shown(&self) -> &Shown {
+        self.shown.get_or_init(|| {
+            let body =
+                std::mem::take(&mut *self.body.lock().unwrap_or_else(PoisonError::into_inner));
+            self.show(&body)
+        })
+    }
+
+    fn show(&self, body: &[u8]) -> Shown {
+        let striker = self.secrets.striker(self.presented.as_ref());
+        let mut parts = Parts::default();
+        let mut source = serde_json::Deserializer::from_slice(body);
+        let read = (&mut source).deserialize_map(&mut parts).and_then(|()| source.end());
+        if read.is_err() {
+            let text = String::from_utf8_lossy(body);
+            let clean = striker.strike(media::strip(&text).into_owned());
+            return Shown { input: cut(&clean, self.limit).into_owned(), ..Shown::default() };
+        }
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap_or_default();
+        let metadata = std::mem::take(&mut parts.metadata);
+        let parameters = striker.strike(text(std::mem::take(&mut parts.parameters)));
+        let input = striker.strike(text(parts.into_input()));
+        Shown {
+            input: match cut(&input, self.limit) {
+                Cow::Borrowed(_) => input,
+                Cow::Owned(short) => short,
+            },
+            parameters: if parameters.is_empty() {
+                parameters
+            } else {
+                format!("{{{parameters}}}")
+            },
+            metadata: tidy(metadata, |text| striker.strike(text)),
+        }
+    }
+}
+
+/// The pairs of which name and value say something, each name once; what Langfuse drops is left out.
+fn tidy(pairs: Vec<(String, String)>, strike: impl Fn(String) -> String) -> Vec<(String, String)> {
+    let is_trap = |part: &str| matches!(part, "" | "__proto__" | "constructor" | "prototype");
+    let mut kept: Vec<(String, String)> = Vec::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        let (name, value) = (strike(name), strike(value));
+        let is_known = kept.iter().any(|(known, _)| *known == name);
+        if !is_known && !value.is_empty() && !name.split('.').any(is_trap) {
+            kept.push((name, value));
+        }
+    }
+    kept
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+/// The members of a body, sorted.
+#[derive(Default)]
+struct Parts {
+    /// Members that are input, as `"name":value` each, and where each value begins and ends.
+    input: Vec<u8>,
+    values: Vec<std::ops::Range<usize>>,
+    parameters: Vec<u8>,
+    metadata: Vec<(String, String)>,
+}
+
+impl Parts {
+    /// The one value there is, or an object of all.
+    fn into_input(self) -> Vec<u8> {
+        match self.values.as_slice() {
+            [] => Vec::new(),
+            [only] => self.input.get(only.clone()).unwrap_or_default().to_vec(),
+            _ => [b"{", self.input.as_slice(), b"}"].concat(),
+        }
+    }
+
+    fn input<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        let out = &mut self.input;
+        if !out.is_empty() {
+            out.push(b',');
+        }
+        quote(out, name);
+        out.push(b':');
+        let start = out.len();
+        map.next_value_seed(Scrub { out, place: Place::Any })?;
+        self.values.push(start..self.input.len());
+        Ok(())
+    }
+
+    fn parameter<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: &str,
+        map: &mut A,
+    ) -> Result<(), A::Error> {
+        let out = &mut self.parameters;
+        let begun = out.len();
+        if begun > 0 {
+            out.push(b',');
+        }
+        quote(out, clamp(name, MAX_METADATA_CHARS));
+        out.push(b':');
+        let start = out.len();
+        map.next_value_seed(Scrub { out, place: Place::Any })?;
+        let length = out.len() - start;
+        if begun + length.min(MAX_PARAMETER) > MAX_PARAMETERS {
+            out.truncate(begun);
+        } else if length > MAX_PARAMETER {
+            let value = out.split_off(start);
+            quote(out, &cut(&String::from_utf8_lossy(&value), MAX_PARAMETER));
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Parts {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            match &*name {
+                "messages" | "prompt" | "input" | "system" | "instructions" | "tools"
+                | "functions" | "suffix" | "prediction" => self.input(&name, &mut map)?,
+                "metadata" => map.next_value_seed(Metadata(&mut self.metadata))?,
+                // They have places of their own in a trace.
+                "model" | "stream" | "stream_options" | "user" | "session_id" => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                _ => self.parameter(&name, &mut map)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The caller's metadata: short values by name; what is no text becomes its JSON.
+struct Metadata<'m>(&'m mut Vec<(String, String)>);
+
+impl<'de> DeserializeSeed<'de> for Metadata<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        let mut json = Vec::new();
+        Scrub { out: &mut json, place: Place::Any }.deserialize(source)?;
+        let read = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&json);
+        for (name, value) in read.unwrap_or_default().into_iter().take(MAX_METADATA) {
+            let value = match value {
+                serde_json::Value::String(text) => text,
+                other @ (serde_json::Value::Null
+                | serde_json::Value::Bool(_)
+                | serde_json::Value::Number(_)
+                | serde_json::Value::Array(_)
+                | serde_json::Value::Object(_)) => other.to_string(),
+            };
+            let short = |text: &str| clamp(text, MAX_METADATA_CHARS).to_owned();
+            self.0.push((short(&name), short(&value)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop, prop_assert, proptest};
+
+    fn shown(body: &str, limit: usize) -> Shown {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let presented = Some(Secret::new("sk-presented".into()));
+        let secrets = Arc::new(Secrets::new(["sk-or-upstream"], []));
+        Input::new(body, limit, presented, secrets).shown().clone()
+    }
+
+    #[test]
+    fn what_is_asked_stands_apart_from_how() {
+        let chat = shown(
+            r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0.2,"stream":true,
+            "max_tokens":5,"stop":["a"],"user":"u","metadata":{"topic":"tides","n":1}}"#,
+            1 << 20,
+        );
+        assert_eq!(chat.input, r#"[{"role":"user","content":"hi"}]"#);
+        assert_eq!(chat.parameters, r#"{"temperature":0.2,"max_tokens":5,"stop":["a"]}"#);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(chat.metadata, [pair("topic", "tides"), pair("n", "1")]);
+        let messages = shown(r#"{"system":"s","messages":[],"tools":[]}"#, 1 << 20);
+        assert_eq!(messages.input, r#"{"system":"s","messages":[],"tools":[]}"#);
+        assert_eq!(messages.parameters, "");
+        assert_eq!(shown(r#"{"input":"hello"}"#, 1 << 20).input, "\"hello\"");
+    }
+
+    #[test]
+    fn keys_and_media_are_gone_also_from_what_is_no_json() {
+        let data = "data:image/png;base64,AAAA";
+        for body in [
+            format!(r#"{{"messages":["sk-presented {data}"],"stop":"sk-or-upstream {data}"}}"#),
+            format!(
+                r#"{{"input":"sk\u002dpresented {data}","metadata":{{"sk-presented":"sk-or-upstream"}}}}"#
+            ),
+            format!("not json: sk-presented sk-or-upstream {data}"),
+            format!(r#"["sk-presented", "sk-or-upstream", "{data}"]"#),
+        ] {
+            let seen = format!("{:?}", shown(&body, 1 << 20));
+            assert!(!seen.contains("sk-"), "{seen}");
+            assert!(!seen.contains("AAAA") && seen.contains("[redacted]"), "{seen}");
+            assert!(seen.contains("image/png, 3 bytes"), "{seen}");
+        }
+    }
+
+    #[test]
+    fn long_input_and_long_parameters_are_cut() {
+        let body = format!(r#"{{"input":"{}","schema":{{"a":"{0}"}},"b":1}}"#, "x".repeat(100_000));
+        let seen = shown(&body, 5_000);
+        assert!(seen.input.len() <= 5_000 && seen.input.contains("bytes cut"));
+        let parameters: serde_json::Value = serde_json::from_str(&seen.parameters).unwrap();
+        assert!(parameters["schema"].as_str().unwrap().len() <= MAX_PARAMETER);
+        assert_eq!(parameters["b"], 1);
+        let many: Vec<String> =
+            (0..1_000).map(|n| format!(r#""p{n}":"{}""#, "y".repeat(500))).collect();
+        let seen = shown(&format!("{{{}}}", many.join(",")), 5_000);
+        assert!(seen.parameters.len() < 20_000);
+        assert!(serde_json::from_str::<serde_json::Value>(&seen.parameters).is_ok());
+    }
+
+    #[test]
+    fn the_body_is_let_go_of_once_it_was_looked_through() {
+        let body = Bytes::from(format!(r#"{{"input":"{}"}}"#, "x".repeat(100_000)));
+        let input = Input::new(body, 1_000, None, Arc::new(Secrets::default()));
+        assert!(input.bytes() > 100_000);
+        input.shown();
+        assert!(input.bytes() < 2_000);
+        assert!(!format!("{input:?}").contains("xxx"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_panic_or_pass_the_limit(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let input = Input::new(Bytes::from(body), 64, None, Arc::new(Secrets::default()));
+            prop_assert!(input.shown().input.len() <= 64);
+        }
+    }
+}

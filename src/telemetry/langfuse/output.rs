@@ -1,0 +1,166 @@
+//! What a call brought, as its trace shows it: one assistant's message an answer, whatever the
+//! dialect and whether or not it was streamed.
+
+use super::cut::join;
+use super::media;
+use super::scrub::quote;
+use super::secrets::Striker;
+use crate::protocol::tap::{Choice, Kept, Transcript};
+
+/// The message of each answer as JSON, a list where there are several; empty where nothing was said.
+/// `finish` stands where an answer does not say itself why it ended. Keys are not struck out yet,
+/// except what a cut may have left of one.
+pub(super) fn messages(said: &Transcript, finish: Option<&str>, striker: &Striker<'_>) -> String {
+    let mut out = Vec::new();
+    let writer = Writer { edge: striker.longest() };
+    if let Some((count, length)) = said.vectors {
+        return format!(r#"{{"embeddings":{count},"dimensions":{length}}}"#);
+    }
+    if let Some(raw) = &said.raw {
+        return media::strip(&writer.text(raw)).into_owned();
+    }
+    match said.choices() {
+        [] => return String::new(),
+        [only] => writer.message(&mut out, only, only.finish.as_deref().or(finish)),
+        several => {
+            for (nth, choice) in several.iter().enumerate() {
+                out.push(if nth == 0 { b'[' } else { b',' });
+                writer.message(&mut out, choice, choice.finish.as_deref());
+            }
+            out.push(b']');
+        }
+    }
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// The same in the form of OpenTelemetry's `gen_ai.output.messages`: parts of a message, each with its
+/// type.
+pub(super) fn parts(said: &Transcript, finish: Option<&str>, striker: &Striker<'_>) -> String {
+    let writer = Writer { edge: striker.longest() };
+    let mut out = b"[".to_vec();
+    for choice in said.choices() {
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        out.extend_from_slice(br#"{"role":"assistant","parts":["#);
+        let start = out.len();
+        let texts = [
+            ("reasoning", choice.thoughts()),
+            ("text", &choice.content),
+            ("text", &choice.refusal),
+            ("text", &choice.spoken),
+        ];
+        for (kind, kept) in texts.into_iter().filter(|(_, kept)| !kept.is_empty()) {
+            separate(&mut out, start);
+            out.extend_from_slice(br#"{"type":""#);
+            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(br#"","content":"#);
+            writer.string(&mut out, kept);
+            out.push(b'}');
+        }
+        for call in &choice.calls {
+            separate(&mut out, start);
+            out.extend_from_slice(br#"{"type":"tool_call","id":"#);
+            quote(&mut out, &call.id);
+            out.extend_from_slice(br#","name":"#);
+            quote(&mut out, &call.name);
+            out.extend_from_slice(br#","arguments":"#);
+            writer.string(&mut out, &call.arguments);
+            out.push(b'}');
+        }
+        out.extend_from_slice(br#"],"finish_reason":"#);
+        quote(&mut out, choice.finish.as_deref().or(finish).unwrap_or("unknown"));
+        out.push(b'}');
+    }
+    out.push(b']');
+    String::from_utf8(out).unwrap_or_default()
+}
+
+fn separate(out: &mut Vec<u8>, start: usize) {
+    if out.len() > start {
+        out.push(b',');
+    }
+}
+
+struct Writer {
+    /// So much of either edge of a cut is left out: a part of a key would not be found there.
+    edge: usize,
+}
+
+impl Writer {
+    fn message(&self, out: &mut Vec<u8>, choice: &Choice, finish: Option<&str>) {
+        out.extend_from_slice(br#"{"role":"assistant","content":"#);
+        if choice.content.is_empty() {
+            out.extend_from_slice(b"null");
+        } else {
+            self.string(out, &choice.content);
+        }
+        for (name, kept) in [("reasoning", choice.thoughts()), ("refusal", &choice.refusal)] {
+            if !kept.is_empty() {
+                member(out, name);
+                self.string(out, kept);
+            }
+        }
+        if !choice.spoken.is_empty() {
+            member(out, "audio");
+            out.extend_from_slice(br#"{"transcript":"#);
+            self.string(out, &choice.spoken);
+            out.push(b'}');
+        }
+        if !choice.images.is_empty() {
+            member(out, "images");
+            for (nth, image) in choice.images.iter().enumerate() {
+                out.push(if nth == 0 { b'[' } else { b',' });
+                self.string(out, image);
+            }
+            out.push(b']');
+        }
+        self.calls(out, choice);
+        if let Some(finish) = finish {
+            member(out, "finish_reason");
+            quote(out, finish);
+        }
+        out.push(b'}');
+    }
+
+    fn calls(&self, out: &mut Vec<u8>, choice: &Choice) {
+        if choice.calls.is_empty() {
+            return;
+        }
+        member(out, "tool_calls");
+        for (nth, call) in choice.calls.iter().enumerate() {
+            out.push(if nth == 0 { b'[' } else { b',' });
+            out.extend_from_slice(br#"{"id":"#);
+            quote(out, &call.id);
+            out.extend_from_slice(br#","type":"function","function":{"name":"#);
+            quote(out, &call.name);
+            out.extend_from_slice(br#","arguments":"#);
+            self.string(out, &call.arguments);
+            out.extend_from_slice(b"}}");
+        }
+        out.push(b']');
+    }
+
+    fn string(&self, out: &mut Vec<u8>, kept: &Kept) {
+        quote(out, &media::strip(&self.text(kept)));
+    }
+
+    fn text(&self, kept: &Kept) -> String {
+        let (head, tail) = (kept.head(), kept.tail());
+        if kept.missing() == 0 {
+            return [head, tail].concat();
+        }
+        let (head, _) =
+            head.split_at(head.floor_char_boundary(head.len().saturating_sub(self.edge)));
+        let (_, tail) = tail.split_at(tail.ceil_char_boundary(self.edge.min(tail.len())));
+        let missing =
+            kept.head().len() - head.len() + kept.missing() + kept.tail().len() - tail.len();
+        join(head, missing, tail)
+    }
+}
+
+fn member(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}

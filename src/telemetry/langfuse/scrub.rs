@@ -1,0 +1,258 @@
+//! JSON written anew without its media: one pass from text to text, no tree between.
+
+use super::media;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
+use std::fmt;
+
+/// Where a value stands, as far as that says whether it is media.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place<'p> {
+    /// Anywhere else: media only if it looks so.
+    Any,
+    /// In an object that holds media in its `data`; the family of types, such as `audio`, that a bare
+    /// format belongs to.
+    Holder(&'p str),
+    /// Media in base64, whatever it looks like; the type that stood before it, if one did.
+    Media(&'p str, Option<&'p str>),
+}
+
+/// One JSON value on its way into `out`.
+pub(super) struct Scrub<'o, 'p> {
+    /// Where it goes.
+    pub(super) out: &'o mut Vec<u8>,
+    /// Where it stands.
+    pub(super) place: Place<'p>,
+}
+
+/// Writes a text as a JSON string.
+pub(super) fn quote(out: &mut Vec<u8>, text: &str) {
+    // Writing into memory does not fail.
+    drop(serde_json::to_writer(out, text));
+}
+
+impl<'de> DeserializeSeed<'de> for Scrub<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl Scrub<'_, '_> {
+    fn plain(self, value: &impl serde::Serialize) {
+        drop(serde_json::to_writer(self.out, value));
+    }
+}
+
+impl<'de> Visitor<'de> for Scrub<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any JSON")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.plain(&());
+        Ok(())
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<(), E> {
+        self.plain(&flag);
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
+        self.plain(&number);
+        Ok(())
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<(), E> {
+        self.plain(&number);
+        Ok(())
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
+        self.plain(&number);
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        let clean = match self.place {
+            Place::Media(family, kind) if !is_address(text) => Cow::Owned(bare(text, family, kind)),
+            Place::Any | Place::Holder(_) | Place::Media(..) => media::strip(text),
+        };
+        quote(self.out, &clean);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let Self { out, .. } = self;
+        out.push(b'[');
+        let first = out.len();
+        loop {
+            let at = out.len();
+            if at > first {
+                out.push(b',');
+            }
+            if items.next_element_seed(Scrub { out, place: Place::Any })?.is_none() {
+                out.truncate(at);
+                break;
+            }
+        }
+        out.push(b']');
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let Self { out, place } = self;
+        out.push(b'{');
+        let mut is_first = true;
+        // What the object has said so far of the type of its media.
+        let mut kind: Option<String> = None;
+        while let Some(name) = members.next_key::<Cow<'de, str>>()? {
+            if !std::mem::replace(&mut is_first, false) {
+                out.push(b',');
+            }
+            quote(out, &media::strip(&name));
+            out.push(b':');
+            let inner = inner(place, &name, kind.as_deref());
+            let start = out.len();
+            members.next_value_seed(Scrub { out, place: inner })?;
+            if matches!(place, Place::Holder(_))
+                && matches!(&*name, "format" | "media_type" | "mime_type")
+            {
+                kind = out.get(start..).and_then(|json| serde_json::from_slice(json).ok());
+            }
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+/// Where a member of an object stands.
+fn inner<'p>(place: Place<'_>, name: &str, kind: Option<&'p str>) -> Place<'p> {
+    match (place, name) {
+        (Place::Holder(family), "data") => Place::Media(static_family(family), kind),
+        (_, "input_audio" | "audio") => Place::Holder("audio"),
+        (_, "source" | "inline_data" | "inlineData") => Place::Holder(""),
+        (_, "file_data" | "b64_json") => Place::Media("", None),
+        _ => Place::Any,
+    }
+}
+
+fn static_family(family: &str) -> &'static str {
+    if family == "audio" { "audio" } else { "" }
+}
+
+/// Whether a value says where its media are instead of holding them.
+fn is_address(text: &str) -> bool {
+    text.starts_with("data:") || text.starts_with("https://") || text.starts_with("http://")
+}
+
+fn bare(base64: &str, family: &str, kind: Option<&str>) -> String {
+    match kind {
+        Some(format) if !format.contains('/') && !family.is_empty() => {
+            media::placeholder(base64, Some(&format!("{family}/{format}")))
+        }
+        other => media::placeholder(base64, other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop, prop_assert_eq, prop_oneof, proptest};
+    use proptest::strategy::{Just, Strategy};
+    use serde_json::{Value, json};
+
+    fn document(json: &[u8], out: &mut Vec<u8>) -> serde_json::Result<()> {
+        let mut source = serde_json::Deserializer::from_slice(json);
+        Scrub { out, place: Place::Any }.deserialize(&mut source)?;
+        source.end()
+    }
+
+    fn scrubbed(json: &str) -> String {
+        let mut out = Vec::new();
+        document(json.as_bytes(), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn media_are_found_where_each_dialect_puts_them() {
+        for (json, kind) in [
+            (
+                r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}"#,
+                "image/png",
+            ),
+            (r#"{"type":"input_image","image_url":"data:image\/webp;base64,AA\/A"}"#, "image/webp"),
+            (r#"{"input_audio":{"data":"AAAA","format":"wav"}}"#, "application/octet-stream"),
+            (r#"{"input_audio":{"format":"wav","data":"AAAA"}}"#, "audio/wav"),
+            (r#"{"source":{"type":"base64","media_type":"image/gif","data":"AAAA"}}"#, "image/gif"),
+            (r#"{"source":{"data":"R0lGODlh","media_type":"image/gif"}}"#, "image/gif"),
+            (r#"{"file":{"file_data":"JVBERi0x"}}"#, "application/pdf"),
+            (
+                r#"{"type":"input_file","file_data":"data:application/pdf;base64,AAAA"}"#,
+                "application/pdf",
+            ),
+            (r#"{"inlineData":{"mimeType":"x","data":"AAAA"}}"#, "application/octet-stream"),
+        ] {
+            let clean = scrubbed(json);
+            assert!(clean.contains(&format!("[{kind}, ")), "{clean}");
+            assert!(clean.contains("bytes, sha256 "), "{clean}");
+            assert!(!clean.contains("AAAA") && !clean.contains("AA\\/A"), "{clean}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_ordinary_data_stay() {
+        for json in [
+            r#"{"image_url":{"url":"https://example.com/a.png"}}"#,
+            r#"{"source":{"type":"url","data":"https://example.com/a.png"}}"#,
+            r#"{"metadata":{"data":"AAAA"},"source":"AAAA"}"#,
+            r#"[1,-2,0.5,1e300,true,null,"é\n\u0000",[],{}]"#,
+        ] {
+            let same: Value = serde_json::from_str(json).unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&scrubbed(json)).unwrap(), same);
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_an_error() {
+        for json in ["", "{", "[1,", "{\"a\"}", "1 2", "1e999", "\"\\ud800\""] {
+            assert!(document(json.as_bytes(), &mut Vec::new()).is_err(), "{json}");
+        }
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        assert!(document(deep.as_bytes(), &mut Vec::new()).is_err());
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<i32>().prop_map(|number| Value::from(f64::from(number) / 8.0)),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 48, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((any::<String>(), inner), 0..6)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn without_media_a_document_stays_what_it_was(value in value()) {
+            let clean = scrubbed(&json!([value]).to_string());
+            prop_assert_eq!(serde_json::from_str::<Value>(&clean).unwrap(), json!([value]));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            drop(document(&bytes, &mut Vec::new()));
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Which texts must be seen nowhere: every key that is known, struck out wherever it stands.
+
+use crate::secret::Secret;
+use aho_corasick::{AhoCorasick, MatchKind};
+use memchr::memmem::Finder;
+use std::fmt;
+use std::ops::Range;
+
+/// What stands where a key stood.
+const STRUCK: &[u8] = b"[redacted]";
+
+/// Shorter texts are no secrets, and striking them out would garble what is said.
+const MIN_BYTES: usize = 6;
+/// Most configured callers whose keys are looked for everywhere; a caller's own always is, and so
+/// are ours. It bounds the memory of the automaton.
+const MAX_CALLERS: usize = 1_000;
+
+/// How our own callers' keys begin, and what follows: eight digits, `-`, 48 digits.
+const OURS: &[u8] = b"sk-cq-";
+const ID_DIGITS: usize = 8;
+/// Length of such a key.
+const OUR_KEY: usize = OURS.len() + ID_DIGITS + 1 + 48;
+
+/// Keys of either side.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    known: Option<AhoCorasick>,
+    longest: usize,
+}
+
+/// Strikes keys out of one call's texts: those that are known, the one its caller presented, and
+/// whatever has the form of our callers' keys.
+pub(super) struct Striker<'s> {
+    known: Option<&'s AhoCorasick>,
+    /// The caller's own, in every form that [`forms`] knows.
+    own: Vec<Finder<'static>>,
+    ours: Finder<'static>,
+    longest: usize,
+}
+
+impl Secrets {
+    /// Our own keys, and those of callers as far as they are known.
+    pub fn new<'s>(
+        own: impl IntoIterator<Item = &'s str>,
+        callers: impl IntoIterator<Item = &'s str>,
+    ) -> Self {
+        let callers = callers.into_iter().take(MAX_CALLERS);
+        let words: Vec<String> = own.into_iter().chain(callers).flat_map(forms).collect();
+        let longest = words.iter().map(String::len).max().unwrap_or_default();
+        let build =
+            || AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&words).ok();
+        let known = if words.is_empty() { None } else { build() };
+        Self { known, longest }
+    }
+
+    /// For one call, whose caller presented this key.
+    pub(super) fn striker(&self, presented: Option<&Secret>) -> Striker<'_> {
+        let forms = presented.map(|key| forms(key.expose())).unwrap_or_default();
+        let longest = forms.iter().map(String::len).max().unwrap_or_default();
+        Striker {
+            known: self.known.as_ref(),
+            own: forms.iter().map(|form| Finder::new(form).into_owned()).collect(),
+            ours: Finder::new(OURS),
+            longest: self.longest.max(longest).max(OUR_KEY),
+        }
+    }
+}
+
+impl Striker<'_> {
+    /// Length of the longest key, in bytes: where a text was cut before it was looked through, so
+    /// much of either edge may hold a part of one.
+    pub(super) const fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// Strikes every key out of the inside of a JSON string that was written from `start` on. What
+    /// begins or ends within an escape is no key, and striking it out would break the JSON.
+    pub(super) fn strike_quoted(&self, out: &mut Vec<u8>, start: usize) {
+        let written = out.get(start..).unwrap_or_default();
+        let mut found = self.find(written);
+        found.retain(|key| !is_in_escape(written, key.start) && !is_in_escape(written, key.end));
+        if let Some(mut clean) = without(written, found) {
+            out.truncate(start);
+            out.append(&mut clean);
+        }
+    }
+
+    /// The text without any of them.
+    pub(super) fn strike(&self, text: String) -> String {
+        match without(text.as_bytes(), self.find(text.as_bytes())) {
+            None => text,
+            // Keys are ASCII, so what is left is text.
+            Some(clean) => String::from_utf8(clean).unwrap_or_default(),
+        }
+    }
+
+    fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
+        let mut found: Vec<Range<usize>> = Vec::new();
+        if let Some(known) = self.known {
+            found.extend(known.find_iter(text).map(|key| key.range()));
+        }
+        for own in &self.own {
+            let length = own.needle().len();
+            found.extend(own.find_iter(text).map(|at| at..at + length));
+        }
+        found.extend(self.ours.find_iter(text).filter_map(|at| {
+            let length = our_key(text.get(at + OURS.len()..)?)?;
+            Some(at..at + OURS.len() + length)
+        }));
+        found
+    }
+}
+
+/// The text with each range struck out; `None` where there is none.
+fn without(text: &[u8], mut ranges: Vec<Range<usize>>) -> Option<Vec<u8>> {
+    ranges.first()?;
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut clean = Vec::with_capacity(text.len());
+    let mut from = 0;
+    for range in ranges {
+        if range.start >= from {
+            clean.extend_from_slice(text.get(from..range.start).unwrap_or_default());
+            clean.extend_from_slice(STRUCK);
+        }
+        from = from.max(range.end);
+    }
+    clean.extend_from_slice(text.get(from..).unwrap_or_default());
+    Some(clean)
+}
+
+/// Whether a place inside a JSON string lies within an escape, such as `\n` or `\u001f`.
+fn is_in_escape(json: &[u8], at: usize) -> bool {
+    let before = json.get(..at).unwrap_or_default();
+    let Some(near) = before.iter().rev().take(5).position(|byte| *byte == b'\\') else {
+        return false;
+    };
+    let backslash = at - 1 - near;
+    let earlier = before.get(..backslash).unwrap_or_default();
+    let is_escaped = earlier.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
+    let length = if json.get(backslash + 1) == Some(&b'u') { 6 } else { 2 };
+    !is_escaped && backslash + length > at
+}
+
+/// A key as it stands in text, in a JSON string, and in a JSON string inside one; none of one that is
+/// too short.
+fn forms(key: &str) -> Vec<String> {
+    if key.len() < MIN_BYTES {
+        return Vec::new();
+    }
+    let mut forms = vec![key.to_owned()];
+    for _ in 0..2 {
+        let last = forms.last().map(String::as_str).unwrap_or_default();
+        let escaped = last.replace('\\', "\\\\").replace('"', "\\\"");
+        if escaped != last {
+            forms.push(escaped);
+        }
+    }
+    forms
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Length of what follows the beginning of one of our keys.
+fn our_key(rest: &[u8]) -> Option<usize> {
+    let (head, tail) = (rest.get(..ID_DIGITS)?, rest.get(ID_DIGITS + 1..OUR_KEY - OURS.len())?);
+    let is_hex = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
+    let has_dash = rest.get(ID_DIGITS) == Some(&b'-');
+    (is_hex(head) && has_dash && is_hex(tail)).then_some(OUR_KEY - OURS.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop, prop_assert, proptest};
+
+    fn struck(secrets: &Secrets, presented: Option<&str>, text: &str) -> String {
+        let presented = presented.map(|key| Secret::new(key.to_owned()));
+        secrets.striker(presented.as_ref()).strike(text.to_owned())
+    }
+
+    #[test]
+    fn every_known_key_is_struck_out_wherever_it_stands() {
+        let secrets = Secrets::new(["sk-or-upstream", "pk-lf-1"], ["sk-caller-1", "abc"]);
+        let text = "a sk-or-upstream, sk-caller-1sk-caller-1 and sk-presented; abc stays";
+        let clean = "a [redacted], [redacted][redacted] and [redacted]; abc stays";
+        assert_eq!(struck(&secrets, Some("sk-presented"), text), clean);
+        assert_eq!(struck(&secrets, None, "nothing é"), "nothing é");
+        assert_eq!(
+            struck(&Secrets::default(), Some("sk-presented"), "sk-presented!"),
+            "[redacted]!"
+        );
+        let nested = Secrets::new(["sk-abcdef"], []);
+        assert_eq!(struck(&nested, Some("sk-abcdef-longer"), "sk-abcdef-longer."), "[redacted].");
+    }
+
+    #[test]
+    fn a_key_that_json_escapes_is_found_in_json_too() {
+        let key = r#"sk-"odd\key"#;
+        let once = serde_json::to_string(key).unwrap();
+        let twice = serde_json::to_string(&once).unwrap();
+        for text in [key, &once, &twice] {
+            let clean = struck(&Secrets::default(), Some(key), text);
+            assert!(clean.contains("[redacted]") && !clean.contains("odd"), "{clean}");
+        }
+    }
+
+    proptest! {
+        /// A caller that knows its key could otherwise write a prompt that breaks a whole batch.
+        #[test]
+        fn no_prompt_breaks_the_json_around_it(
+            text in r#"[n0-9a-f"\\\\\n\t\x1f\x01é]{0,60}"#,
+            key in r#"[nrtu0-9a-f"\\\\]{6,9}"#,
+            at in any::<prop::sample::Index>(),
+        ) {
+            let mut text: Vec<char> = text.chars().collect();
+            let at = at.index(text.len() + 1);
+            text.splice(at..at, key.chars());
+            let text: String = text.into_iter().collect();
+            let presented = Secret::new(key.clone());
+            let secrets = Secrets::default();
+            let mut out = serde_json::to_vec(&text).unwrap();
+            out.pop();
+            secrets.striker(Some(&presented)).strike_quoted(&mut out, 1);
+            out.push(b'"');
+            let clean: String = serde_json::from_slice(&out).unwrap();
+            prop_assert!(!clean.contains(&key), "{clean}");
+        }
+    }
+
+    #[test]
+    fn keys_of_our_own_form_are_struck_out_though_nobody_knows_them() {
+        let key = format!("sk-cq-{:08x}-{:048x}", 7, 9);
+        let clean = struck(&Secrets::default(), None, &format!("x{key}y{key}"));
+        assert_eq!(clean, "x[redacted]y[redacted]");
+        for other in ["sk-cq-", "sk-cq-0000000g-", key.trim_end_matches('9'), "sk-cq-é0000000-"] {
+            assert_eq!(struck(&Secrets::default(), None, other), other);
+        }
+    }
+
+    #[test]
+    fn no_print_shows_them() {
+        let secrets = Secrets::new(["sk-or-upstream"], []);
+        assert_eq!(format!("{secrets:?}"), "[redacted]");
+    }
+}
