@@ -1,11 +1,6 @@
 //! What becomes of a call at Langfuse and at another backend: recorded replies through the real taps,
 //! compared with recorded spans, each of them linted.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 #[path = "it/harness/otlp.rs"]
 mod otlp;
@@ -261,74 +256,78 @@ fn others() -> Vec<(&'static str, Trace)> {
     ]
 }
 
-fn unlucky() -> Vec<(&'static str, Trace)> {
-    use Dialect::Chat;
-    let good =
-        || call(Chat, CHAT, streamed(Chat, golden("chat_stream_openrouter.sse").as_bytes(), 64));
-    let mut aborted =
-        call(Chat, CHAT, streamed(Chat, golden("chat_stream_truncated_clean.sse").as_bytes(), 64));
-    aborted.exchange.finish = Some("cancelled".into());
-    aborted.exchange.cost = Some(Cost { usd: 0.000_012_5, source: CostSource::Estimate });
-    aborted.exchange.tries[0].outcome = Outcome::Cancelled;
-    let mut failed = broken(
-        call(Chat, CHAT, Reading::default()),
-        "all 2 upstream attempts failed (status 500); try again",
-    );
-    failed.exchange.status = 502;
-    failed.exchange.time_to_first_token = None;
-    let mut fault = call(Chat, CHAT, Reading::default());
-    fault.exchange.status = 422;
-    fault.exchange.time_to_first_token = None;
-    fault.reading.fault = Some(UpstreamFault {
+/// A good streamed chat call.
+fn good() -> Trace {
+    let stream = golden("chat_stream_openrouter.sse");
+    call(Dialect::Chat, CHAT, streamed(Dialect::Chat, stream.as_bytes(), 64))
+}
+
+/// A chat call that brought nothing.
+fn silent() -> Trace {
+    let mut trace = call(Dialect::Chat, CHAT, Reading::default());
+    trace.exchange.time_to_first_token = None;
+    trace
+}
+
+fn aborted() -> Trace {
+    let stream = golden("chat_stream_truncated_clean.sse");
+    let mut trace = call(Dialect::Chat, CHAT, streamed(Dialect::Chat, stream.as_bytes(), 64));
+    trace.exchange.finish = Some("cancelled".into());
+    trace.exchange.cost = Some(Cost { usd: 0.000_012_5, source: CostSource::Estimate });
+    trace.exchange.tries[0].outcome = Outcome::Cancelled;
+    trace
+}
+
+fn callers_fault() -> Trace {
+    let mut trace = silent();
+    trace.exchange.status = 422;
+    trace.reading.fault = Some(UpstreamFault {
         message: Some("max_tokens is too large".into()),
         code: Some("invalid_request_error".into()),
         status: None,
     });
-    let mut joined = good();
-    joined.parent = Some(SpanId::from_random(7));
+    trace
+}
+
+fn failed_over() -> Trace {
+    tried(
+        good(),
+        vec![
+            attempt(0, 110, Outcome::Status429, Some("status 429")),
+            attempt(120, 200, Outcome::Timeout, Some("no token within first_token")),
+            attempt(330, 1_100, Outcome::Ok, None),
+        ],
+    )
+}
+
+fn failed_everywhere() -> Trace {
+    let message = "all 2 upstream attempts failed (status 500); try again";
+    let mut trace = broken(silent(), message);
+    trace.exchange.status = 502;
+    tried(
+        trace,
+        vec![
+            attempt(0, 110, Outcome::ConnectError, Some("connection refused")),
+            attempt(120, 200, Outcome::Status5xx, Some("status 500")),
+        ],
+    )
+}
+
+fn joined() -> Trace {
+    Trace { parent: Some(SpanId::from_random(7)), ..good() }
+}
+
+fn unlucky() -> Vec<(&'static str, Trace)> {
+    let unknown = "The model `acme/wisp-2-mini` is not known here.";
+    let no_json = "The body is not JSON at byte 10.";
     vec![
-        (
-            "refused",
-            refused(
-                CHAT,
-                404,
-                "model_not_found",
-                "The model `acme/wisp-2-mini` is not known here.",
-            ),
-        ),
-        (
-            "refused_no_json",
-            refused(
-                "{\"model\": nonsense",
-                400,
-                "invalid_json",
-                "The body is not JSON at byte 10.",
-            ),
-        ),
-        ("aborted", aborted),
-        ("callers_fault", fault),
-        (
-            "failed_over",
-            tried(
-                good(),
-                vec![
-                    attempt(0, 110, Outcome::Status429, Some("status 429")),
-                    attempt(120, 200, Outcome::Timeout, Some("no token within first_token")),
-                    attempt(330, 1_100, Outcome::Ok, None),
-                ],
-            ),
-        ),
-        (
-            "failed_everywhere",
-            tried(
-                failed,
-                vec![
-                    attempt(0, 110, Outcome::ConnectError, Some("connection refused")),
-                    attempt(120, 200, Outcome::Status5xx, Some("status 500")),
-                ],
-            ),
-        ),
-        ("parent", joined),
+        ("refused", refused(CHAT, 404, "model_not_found", unknown)),
+        ("refused_no_json", refused("{\"model\": nonsense", 400, "invalid_json", no_json)),
+        ("aborted", aborted()),
+        ("callers_fault", callers_fault()),
+        ("failed_over", failed_over()),
+        ("failed_everywhere", failed_everywhere()),
+        ("parent", joined()),
     ]
 }
 
@@ -376,24 +375,14 @@ fn every() -> Vec<(&'static str, Trace, Arc<Destination>)> {
     let traces = chats().into_iter().chain(others()).chain(unlucky());
     let to = destination(&langfuse());
     let mut all: Vec<_> = traces.map(|(name, trace)| (name, trace, Arc::clone(&to))).collect();
-    let good = || {
-        call(
-            Dialect::Chat,
-            CHAT,
-            streamed(Dialect::Chat, golden("chat_stream_openrouter.sse").as_bytes(), 64),
-        )
-    };
     let metadata = LangfuseConfig { capture: Capture::Metadata, ..langfuse() };
     let short = LangfuseConfig { max_field: ByteSize(40), ..langfuse() };
     all.push(("redacted", canaries(), to));
     all.push(("metadata", good(), destination(&metadata)));
     all.push(("cut", good(), destination(&short)));
     all.push(("otlp", good(), collector()));
-    let (_, failed_over) = unlucky().remove(4);
-    all.push(("otlp_failed_over", failed_over, collector()));
-    let mut joined = good();
-    joined.parent = Some(SpanId::from_random(7));
-    all.push(("otlp_parent", joined, collector()));
+    all.push(("otlp_failed_over", failed_over(), collector()));
+    all.push(("otlp_parent", joined(), collector()));
     all
 }
 
@@ -471,8 +460,7 @@ fn a_call_is_kept_out_only_where_that_is_allowed() {
 
 #[test]
 fn only_the_attempt_that_answered_is_billed() {
-    let (_, trace) = unlucky().remove(4);
-    let body = body(&trace, &destination(&langfuse()));
+    let body = body(&failed_over(), &destination(&langfuse()));
     let spans = otlp::spans(&body, &mut Vec::new());
     let costs: Vec<_> = spans
         .iter()
@@ -502,7 +490,7 @@ fn the_linter_finds_every_fault() {
         ("times", |span| span["endTimeUnixNano"] = "7".into()),
         ("no list", |span| span["attributes"] = json!({})),
         ("user.id is missing", |span| {
-            *at(span, "user.id") = json!({ "key": "x", "value": { "stringValue": "y" } })
+            *at(span, "user.id") = json!({ "key": "x", "value": { "stringValue": "y" } });
         }),
         ("twice", |span| at(span, "user.id")["key"] = "session.id".into()),
         ("not of its kind", |span| at(span, "user.id")["value"] = json!({ "kvlistValue": {} })),
@@ -512,10 +500,10 @@ fn the_linter_finds_every_fault() {
         ("default", |span| put(span, "langfuse.environment", "langfuse-x")),
         ("not known", |span| put(span, "langfuse.observation.type", "GENERATION")),
         ("add up", |span| {
-            put(span, "langfuse.observation.usage_details", r#"{"input":1,"total":2}"#)
+            put(span, "langfuse.observation.usage_details", r#"{"input":1,"total":2}"#);
         }),
         ("whole numbers", |span| {
-            put(span, "langfuse.observation.usage_details", r#"{"input":1.5,"total":1.5}"#)
+            put(span, "langfuse.observation.usage_details", r#"{"input":1.5,"total":1.5}"#);
         }),
         ("total", |span| put(span, "langfuse.observation.cost_details", r#"{"input":1}"#)),
         ("missing", |span| at(span, "langfuse.observation.cost_details")["key"] = "x".into()),

@@ -15,7 +15,6 @@ use crate::protocol::usage::{Cost, CostSource, Usage};
 use crate::telemetry::exchange::{Attempt, Exchange};
 use crate::telemetry::line::Timestamp;
 use crate::telemetry::metrics::Outcome;
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 /// Appends the spans of one call, comma-joined, and says how many; none where this destination does
@@ -278,10 +277,10 @@ fn usage_details(usage: Usage) -> String {
     for (name, tokens, is_always) in buckets {
         total = total.saturating_add(tokens);
         if is_always || tokens > 0 {
-            // Writing into memory does not fail.
-            drop(write!(json, r#""{name}":{tokens},"#));
+            for part in ["\"", name, "\":", &tokens.to_string(), ","] {
+                json.push_str(part);
+            }
         }
     }
-    drop(write!(json, r#""total":{total}}}"#));
-    json
+    json + "\"total\":" + &total.to_string() + "}"
 }

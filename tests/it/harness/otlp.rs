@@ -58,12 +58,12 @@ pub(crate) fn lint(body: &Value) -> Vec<String> {
 /// Every span of a body.
 pub(crate) fn spans<'b>(body: &'b Value, faults: &mut Vec<String>) -> Vec<&'b Value> {
     let mut found = Vec::new();
-    let mut list = |value: &'b Value, name: &str| match value.get(name).and_then(Value::as_array) {
-        Some(list) => list.as_slice(),
-        None => {
+    let mut list = |value: &'b Value, name: &str| {
+        let list = value.get(name).and_then(Value::as_array);
+        if list.is_none() {
             faults.push(format!("{name} is no list"));
-            &[]
         }
+        list.map_or(&[][..], Vec::as_slice)
     };
     for resource in list(body, "resourceSpans") {
         for scope in list(resource, "scopeSpans") {
@@ -111,7 +111,7 @@ fn span_itself(span: &Value, faults: &mut Vec<String>) {
         faults.push("times are not two decimal texts in order".to_owned());
     }
     let code = span.pointer("/status/code").and_then(Value::as_u64);
-    if !code.is_some_and(|code| code <= 2) {
+    if code.is_none_or(|code| code > 2) {
         faults.push("status.code is not 0, 1 or 2".to_owned());
     }
 }
