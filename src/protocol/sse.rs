@@ -126,6 +126,12 @@ impl Framer {
         self.skipped
     }
 
+    /// Whether the event under way is too long already.
+    #[must_use]
+    pub fn is_skipping(&self) -> bool {
+        self.bytes > MAX_EVENT_BYTES
+    }
+
     /// Cuts a byte order mark off the start of the stream.
     fn after_mark<'c>(&mut self, chunk: &'c [u8]) -> &'c [u8] {
         let mut rest = chunk;

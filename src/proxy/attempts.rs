@@ -92,7 +92,7 @@ async fn go_round(
     failures: &mut Vec<Failure>,
 ) -> ControlFlow<Result<(), Ended>, Nobody> {
     loop {
-        let (upstream, place, pause) = match round.next(ctx.uptime()) {
+        let (upstream, place, pause) = match round.next(call.model(), ctx.uptime()) {
             Next::Ask { upstream, place, pause } => (upstream, place, pause),
             Next::Nobody(nobody) => return ControlFlow::Continue(nobody),
         };
@@ -154,10 +154,15 @@ async fn rest(
 /// An attempt has failed: everybody learns of it whom it concerns.
 fn blame(ctx: &mut Ctx, upstream: &Upstream, failure: &Failure) {
     let now = ctx.uptime();
+    if let (true, Some(wish), Some((_, model))) =
+        (failure.is_of_model, failure.retry_after, &ctx.outcome.trying)
+    {
+        upstream.live.model_rests(model, wish, now);
+    } else {
+        upstream.rests(failure.retry_after, failure.status == Some(429), now);
+    }
     ctx.tried(failure.outcome, Some(&failure.what));
     upstream.failed(failure.trouble, &failure.what, now);
-    let is_rate_limit = failure.status == Some(429);
-    upstream.rests(failure.retry_after, is_rate_limit, now);
 }
 
 /// What remains once the reply has been relayed, whole or not.
@@ -338,5 +343,6 @@ async fn refused(
         let what = "no quota is left (status 429, insufficient_quota)".into();
         return Err(Failure { what, trouble: Some(Trouble::Refused), ..failure }.into());
     }
-    Err(failure.into())
+    let is_of_model = status == 429 && judge::is_of_one_model(&body);
+    Err(Failure { is_of_model, ..failure }.into())
 }

@@ -39,6 +39,8 @@ pub(super) struct Failure {
     pub(super) what: Cow<'static, str>,
     /// What the breaker makes of it.
     pub(super) trouble: Option<Trouble>,
+    /// Whether it concerns one model and not the upstream: that of those behind a router.
+    pub(super) is_of_model: bool,
     /// Whether a connection that had served before may have been dead before this call: closed
     /// without a byte of a reply, or refused by the other side's HTTP/2 before any work was done.
     pub(super) may_be_stale: bool,
@@ -57,6 +59,7 @@ impl Failure {
             retry_after: None,
             what: what.into(),
             trouble: Some(Trouble::Failed),
+            is_of_model: false,
             may_be_stale: false,
         }
     }
@@ -178,6 +181,14 @@ pub(super) const fn status(status: u16) -> Judgement {
 pub(super) fn is_moderation(body: &[u8]) -> bool {
     const MARKS: [&[u8]; 5] =
         [b"flagged_input", b"moderation", b"content_policy", b"content_filter", b"guardrail"];
+    MARKS.iter().any(|mark| memmem::find(body, mark).is_some())
+}
+
+/// Whether a 429 is about those who serve one model behind a router, while the router has others:
+/// OpenRouter names them (WIRE section 3).
+pub(super) fn is_of_one_model(body: &[u8]) -> bool {
+    const MARKS: [&[u8]; 3] =
+        [b"\"affected_providers\"", b"\"provider_name\"", b"\"requested_models\""];
     MARKS.iter().any(|mark| memmem::find(body, mark).is_some())
 }
 

@@ -250,6 +250,7 @@ async fn close(
         return Ok(Relayed::Whole(Outcome::Ok));
     }
     let (reason, kind) = match &end {
+        End::Clean if tap.has_too_long() => (Broken::TooLong, Kind::UpstreamError),
         End::Clean if tap.garbled() > 0 => (Broken::Garbled, Kind::UpstreamError),
         End::Clean => (Broken::Truncated, Kind::UpstreamError),
         End::Stalled => (Broken::Stalled, Kind::UpstreamTimeout),

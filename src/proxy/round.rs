@@ -62,21 +62,22 @@ impl<'s> Round<'s> {
         Self { snapshot, route, draw, asked: Vec::new(), left: route.retry.attempts }
     }
 
-    /// The next upstream; `now` counts from the process's start.
-    pub(super) fn next(&mut self, now: Duration) -> Next<'s> {
+    /// The next upstream for this model, in the caller's name for it; `now` counts from the
+    /// process's start.
+    pub(super) fn next(&mut self, model: &str, now: Duration) -> Next<'s> {
         if self.left == 0 {
             return Next::Nobody(Nobody::Asked);
         }
         let snapshot = self.snapshot;
         // Another call may take the last place between the look and the step: then look again.
-        while let Some(position) = self.route.pick(&self.draw, |at| self.look(at, now)) {
+        while let Some(position) = self.route.pick(&self.draw, |at| self.look(at, model, now)) {
             let Some(upstream) = snapshot.upstreams.get(position) else { break };
             if let Some(place) = upstream.live.enter(upstream.config.max_concurrent, now) {
                 self.left -= 1;
                 return Next::Ask { upstream, place, pause: None };
             }
         }
-        self.once_more(now).unwrap_or_else(|| Next::Nobody(self.nobody(now)))
+        self.once_more(now).unwrap_or_else(|| Next::Nobody(self.nobody(model, now)))
     }
 
     /// An upstream has failed; it may be asked once more where the failure is of a kind that passes.
@@ -89,7 +90,7 @@ impl<'s> Round<'s> {
         }
     }
 
-    fn look(&self, position: usize, now: Duration) -> Option<Candidate> {
+    fn look(&self, position: usize, model: &str, now: Duration) -> Option<Candidate> {
         if self.asked.iter().any(|asked| asked.position == position) {
             return None;
         }
@@ -98,7 +99,7 @@ impl<'s> Round<'s> {
         if upstream.config.max_concurrent.is_some_and(|limit| inflight >= limit) {
             return None;
         }
-        let rank = match upstream.standing(now) {
+        let rank = match standing(upstream, model, now) {
             Standing::Ready | Standing::Trial if upstream.live.quota.is_low(inflight, now) => 1,
             Standing::Ready | Standing::Trial => 0,
             Standing::Resting { .. } => 2,
@@ -125,7 +126,7 @@ impl<'s> Round<'s> {
         }
     }
 
-    fn nobody(&self, now: Duration) -> Nobody {
+    fn nobody(&self, model: &str, now: Duration) -> Nobody {
         let others = self
             .route
             .upstreams()
@@ -134,7 +135,7 @@ impl<'s> Round<'s> {
         let mut shortest: Option<Duration> = None;
         let mut is_full = false;
         for upstream in others {
-            match upstream.standing(now) {
+            match standing(upstream, model, now) {
                 Standing::RateLimited { until } => {
                     let left = until.saturating_sub(now);
                     shortest = Some(shortest.map_or(left, |shortest| shortest.min(left)));
@@ -151,5 +152,13 @@ impl<'s> Round<'s> {
             Some(left) => Nobody::RateLimited(left),
             None => Nobody::Asked,
         }
+    }
+}
+
+/// How an upstream stands towards a call for this model.
+fn standing(upstream: &Upstream, model: &str, now: Duration) -> Standing {
+    match upstream.live.model_rests_until(upstream.model_name(model), now) {
+        Some(until) => Standing::RateLimited { until },
+        None => upstream.standing(now),
     }
 }

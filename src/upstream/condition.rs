@@ -8,7 +8,7 @@ use std::time::Duration;
 /// No ejection is longer, however often it doubles (DESIGN section 5).
 const LONGEST_EJECTION: Duration = Duration::from_mins(10);
 /// A rate limit is believed this long: a free tier's "tomorrow" must not outlive its repair.
-const LONGEST_REST: Duration = Duration::from_mins(10);
+pub(super) const LONGEST_REST: Duration = Duration::from_mins(10);
 /// How long an upstream rests that is rate limited and does not say how long.
 const SHORT_REST: Duration = Duration::from_secs(1);
 

@@ -1,6 +1,6 @@
 //! What changes about an upstream while it runs; carried over a reload by name.
 
-use super::condition::{Condition, Standing, Transition, Trouble};
+use super::condition::{Condition, LONGEST_REST, Standing, Transition, Trouble};
 use super::config::{BreakerConfig, ProbeConfig};
 use super::latency::PeakLatency;
 use super::quota::Quota;
@@ -23,7 +23,13 @@ pub struct Live {
     /// Touched by failures alone: while all is well, `is_clear` is all that a call reads.
     condition: Mutex<Condition>,
     is_troubled: AtomicBool,
+    /// Models that it cannot serve for a while, though it can others; and whether there are any.
+    resting_models: Mutex<Vec<(Box<str>, Duration)>>,
+    has_resting_models: AtomicBool,
 }
+
+/// Most models that may rest at one upstream; beyond it the one that returns first is forgotten.
+const RESTING_MODELS: usize = 64;
 
 /// The most recent failure of an upstream.
 #[derive(Debug, Clone)]
@@ -89,6 +95,30 @@ impl Live {
     /// The upstream wants a pause.
     pub(super) fn rests(&self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) {
         self.change(|condition| condition.rests(wish, is_rate_limit, now));
+    }
+
+    /// Until when this model, in the upstream's name for it, is to be left alone.
+    pub fn model_rests_until(&self, model: &str, now: Duration) -> Option<Duration> {
+        if !self.has_resting_models.load(Ordering::Acquire) {
+            return None;
+        }
+        let resting = self.resting_models.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = resting.iter().find(|(name, until)| **name == *model && now < *until);
+        rest.map(|(_, until)| *until)
+    }
+
+    /// The upstream wants a pause for one model alone.
+    pub fn model_rests(&self, model: &str, wish: Duration, now: Duration) {
+        let mut resting = self.resting_models.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.retain(|(name, until)| now < *until && **name != *model);
+        if resting.len() >= RESTING_MODELS {
+            let soonest = resting.iter().enumerate().min_by_key(|(_, (_, until))| *until);
+            if let Some(soonest) = soonest.map(|(index, _)| index) {
+                resting.swap_remove(soonest);
+            }
+        }
+        resting.push((model.into(), now + wish.min(LONGEST_REST)));
+        self.has_resting_models.store(true, Ordering::Release);
     }
 
     /// A probe ended.
@@ -212,6 +242,20 @@ mod tests {
         drop(trial);
         assert_eq!(live.standing(later), Standing::Ready);
         assert!(!live.is_troubled());
+    }
+
+    #[test]
+    fn one_model_rests_while_others_are_served() {
+        let live = Live::default();
+        let s = Duration::from_secs;
+        assert_eq!(live.model_rests_until("a", NOW), None);
+        live.model_rests("a", s(40), NOW);
+        assert_eq!(live.model_rests_until("a", s(39)), Some(s(40)));
+        assert_eq!(live.model_rests_until("b", s(39)), None);
+        assert_eq!(live.model_rests_until("a", s(40)), None);
+        (0..200).for_each(|n| live.model_rests(&format!("m{n}"), s(n), NOW));
+        assert_eq!(live.resting_models.lock().unwrap().len(), RESTING_MODELS);
+        assert_eq!(live.model_rests_until("m199", NOW), Some(s(199)));
     }
 
     #[test]

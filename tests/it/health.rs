@@ -142,6 +142,22 @@ async fn an_upstream_that_says_429_for_a_time_gets_nothing_for_that_time() {
 }
 
 #[tokio::test]
+async fn a_model_without_capacity_keeps_no_other_model_away() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&Config::to(&origin)).await;
+    origin.next(Reply::recorded(sample("error_429_openrouter_capacity.http")));
+    for asked in [1, 1] {
+        let reply = gateway.post(PATH, &chat()).await;
+        assert_openai_error(&reply, 429, "rate_limit_exceeded");
+        assert_eq!(origin.calls().len(), asked, "it is left alone with this model");
+    }
+    let mut other = chat();
+    other["model"] = json!("acme/wisp-2-nano");
+    gateway.post(PATH, &other).await.assert_ok();
+    assert_eq!(state(&gateway, "main").await["state"], "healthy");
+}
+
+#[tokio::test]
 async fn a_short_rate_limit_of_the_only_upstream_is_waited_out() {
     let origin = Origin::start().await;
     let gateway = Gateway::start(&Config::to(&origin)).await;
@@ -231,6 +247,7 @@ async fn when_all_are_out_the_least_bad_is_still_asked() {
         .upstream("main", &origin.base_url(), "breaker: { failures: 1, within: 30s, eject: 10m }")
         .route("models: [\"*\"], upstreams: [main], retry: { attempts: 1 }");
     let gateway = Gateway::start(&config).await;
+    becomes(&gateway, "main", "healthy").await;
     assert_eq!(gateway.admin_get("/ready").await.status, 200);
     origin.next(Reply::error(500));
     assert_openai_error(&gateway.post(PATH, &chat()).await, 502, "upstream_error");

@@ -231,6 +231,16 @@ async fn before_the_first_token_a_failure_has_a_true_status() {
 }
 
 #[tokio::test]
+async fn a_line_without_end_is_bounded_and_named() {
+    let (origin, gateway) = serving().await;
+    let endless = format!("data: {}", "x".repeat(3 << 20));
+    origin.next(Reply::stream().piece(delta("a")).piece(endless).end());
+    let reply = gateway.post(CHAT, &chat_stream()).await;
+    assert_in_band_error(CHAT, reply.assert_ok().text().as_bytes(), "upstream_error");
+    gateway.metric_becomes("cirque_streams_broken_total", &[("reason", "too_long")], 1.0).await;
+}
+
+#[tokio::test]
 async fn after_a_comment_a_failure_is_told_in_band() {
     let (origin, gateway) = serving_with("", "keepalive_comment: 300ms").await;
     let gate = Gate::new();

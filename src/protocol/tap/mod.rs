@@ -147,6 +147,12 @@ impl StreamTap {
         self.notes.garbled
     }
 
+    /// Whether an event was too long to be read, be it one that has not ended.
+    #[must_use]
+    pub fn has_too_long(&self) -> bool {
+        self.framer.skipped() > 0 || self.framer.is_skipping()
+    }
+
     /// Bytes of text produced (UTF-8), reasoning and tool calls included: for estimates where no
     /// usage arrives.
     #[must_use]
