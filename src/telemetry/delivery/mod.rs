@@ -1,0 +1,3 @@
+//! How finished traces reach their destinations.
+
+pub mod spool;

@@ -1,0 +1,247 @@
+//! The writing end of a spool: records gather in memory for an instant, then go to a segment at once.
+
+use super::record::{self, BLANK};
+use super::{LEAP, Segment, Spool, folder, lock};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Written with one call at most, in bytes; a longer record goes alone.
+const CHUNK: usize = 256 << 10;
+/// Bound on records that could not be written, in bytes; further ones are dropped and counted.
+const MAX_PENDING: usize = 16 << 20;
+
+/// Writes to one spool; there is one for each.
+pub struct Appender {
+    spool: Arc<Spool>,
+    /// Records without their headers, joined.
+    pending: Vec<u8>,
+    /// Length of each, and when its call finished in milliseconds since 1970.
+    waiting: VecDeque<(usize, u64)>,
+    active: Option<Active>,
+}
+
+struct Active {
+    file: Arc<File>,
+    first: u64,
+    bytes: u64,
+    is_unsynced: bool,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It will be written.
+    Kept,
+    /// There is no room: the disk does not take what came before.
+    Full,
+}
+
+/// What a flush did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Records written.
+    pub written: u64,
+    /// Records deleted to make room, that nobody had sent yet.
+    pub dropped: u64,
+}
+
+impl Appender {
+    /// A writer to this spool.
+    pub const fn new(spool: Arc<Spool>) -> Self {
+        Self { spool, pending: Vec::new(), waiting: VecDeque::new(), active: None }
+    }
+
+    /// Takes a record's body.
+    pub fn push(&mut self, finished_ms: u64, body: &[u8]) -> Pushed {
+        if self.pending.len() > MAX_PENDING || body.len() > record::MAX_BODY {
+            return Pushed::Full;
+        }
+        self.pending.extend_from_slice(&BLANK);
+        self.pending.extend_from_slice(body);
+        self.waiting.push_back((BLANK.len() + body.len(), finished_ms));
+        Pushed::Kept
+    }
+
+    /// Whether enough has gathered to be worth a write.
+    pub const fn is_worth_a_write(&self) -> bool {
+        self.pending.len() >= CHUNK
+    }
+
+    /// Bytes not written yet.
+    pub const fn pending_bytes(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Writes what has gathered. What was done is added to `flushed`, also where it fails.
+    ///
+    /// # Errors
+    /// The folder or the disk says no; what is not written is kept, so try again.
+    pub fn flush(&mut self, flushed: &mut Flushed) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        if !self.spool.is_open() {
+            self.spool.open()?;
+        }
+        let mut written = 0;
+        let outcome = loop {
+            let (count, length) = self.chunk();
+            if count == 0 {
+                break Ok(());
+            }
+            if let Err(error) = self.write(written, (count, length), flushed) {
+                break Err(error);
+            }
+            written += length;
+            self.waiting.drain(..count);
+            flushed.written += count as u64;
+        };
+        self.pending.drain(..written);
+        // Memory that one outage needed is not kept for ever.
+        self.pending.shrink_to(CHUNK * 4);
+        outcome
+    }
+
+    /// How many records, and bytes, the next write takes.
+    fn chunk(&self) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, 0);
+        for (length, _) in &self.waiting {
+            if count > 0 && bytes + length > CHUNK {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + length);
+        }
+        (count, bytes)
+    }
+
+    fn write(
+        &mut self,
+        from: usize,
+        (count, length): (usize, usize),
+        flushed: &mut Flushed,
+    ) -> io::Result<()> {
+        self.make_room(length as u64, flushed)?;
+        let mut active = self.active(flushed)?;
+        let chunk = self.pending.get_mut(from..from + length).unwrap_or_default();
+        let mut rest = &mut *chunk;
+        let first = lock(&self.spool.index).next;
+        for (number, (length, finished_ms)) in (first..).zip(self.waiting.iter().take(count)) {
+            let Some((record, after)) = rest.split_at_mut_checked(*length) else { break };
+            record::seal(record, number, *finished_ms);
+            rest = after;
+        }
+        // At a place, not at the end: a write that fails half-way is written over by the next.
+        let outcome = active.file.write_all_at(chunk, active.bytes);
+        if outcome.is_ok() {
+            active.bytes += length as u64;
+            if !std::mem::replace(&mut active.is_unsynced, true) {
+                lock(&self.spool.unsynced).push(Arc::clone(&active.file));
+            }
+            self.commit(&active, count as u64);
+        }
+        self.active = Some(active);
+        outcome
+    }
+
+    /// From now on the exporter sees them.
+    fn commit(&self, active: &Active, count: u64) {
+        let mut index = self.spool.lock_index();
+        index.next += count;
+        let next = index.next;
+        let finished = self.waiting.front().map(|(_, finished_ms)| *finished_ms);
+        if let Some(segment) = index.segments.get_mut(&active.first) {
+            (segment.next, segment.bytes) = (next, active.bytes);
+            segment.oldest_ms = segment.oldest_ms.or(finished);
+        }
+        drop(index);
+        self.spool.grown.notify_one();
+    }
+
+    /// Drops the oldest segments until there is room.
+    fn make_room(&self, length: u64, flushed: &mut Flushed) -> io::Result<()> {
+        let most = self.spool.max_bytes.load(Ordering::Relaxed);
+        let mut index = self.spool.lock_index();
+        loop {
+            let held: u64 = index.segments.values().map(|segment| segment.bytes).sum();
+            if held + length <= most {
+                return Ok(());
+            }
+            let Some(lost) = index.drop_oldest()? else { return Ok(()) };
+            flushed.dropped += lost;
+        }
+    }
+
+    /// The segment to write to: the one so far, unless it is full or gone.
+    fn active(&mut self, flushed: &mut Flushed) -> io::Result<Active> {
+        if let Some(mut active) = self.active.take() {
+            let is_known = self.spool.lock_index().segments.contains_key(&active.first);
+            let is_there = active.file.metadata().is_ok_and(|file| file.nlink() > 0);
+            if is_known && is_there && active.bytes < self.spool.segment_bytes() {
+                // The syncer may have taken it meanwhile: then it is to be told anew.
+                let told = lock(&self.spool.unsynced);
+                active.is_unsynced = told.iter().any(|file| Arc::ptr_eq(file, &active.file));
+                return Ok(active);
+            }
+            self.seal(active, flushed)?;
+        }
+        let mut index = self.spool.lock_index();
+        let first = index.next;
+        folder::create(&self.spool.folder)?;
+        let file = folder::begin(&self.spool.folder, first).inspect_err(|error| {
+            // Another process that waits for its turn, too, has begun at the same number.
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                index.next = first.saturating_add(LEAP);
+            }
+        });
+        let file = Arc::new(file?);
+        let path = folder::open_path(&self.spool.folder, first);
+        let segment = Segment { path, next: first, bytes: 0, is_growing: true, oldest_ms: None };
+        index.segments.insert(first, segment);
+        Ok(Active { file, first, bytes: 0, is_unsynced: false })
+    }
+
+    /// Nothing more comes into this segment; where that cannot be said it stays the active one.
+    fn seal(&mut self, active: Active, flushed: &mut Flushed) -> io::Result<()> {
+        let spool = Arc::clone(&self.spool);
+        let mut index = spool.lock_index();
+        let Some(segment) = index.segments.get_mut(&active.first) else { return Ok(()) };
+        let (first, next) = (active.first, segment.next);
+        let sealed = if first == next {
+            super::remove(&segment.path).map(|()| None)
+        } else {
+            folder::seal(&spool.folder, &segment.path, (first, next)).map(Some)
+        };
+        match sealed {
+            Ok(Some(path)) => (segment.path, segment.is_growing) = (path, false),
+            Ok(None) => {
+                index.segments.remove(&first);
+            }
+            // Removed by somebody else: what was in it is lost, and no longer waits.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                index.segments.remove(&first);
+                flushed.dropped += index.progress.waiting(first, next);
+                index.progress.settle(first, next);
+            }
+            Err(error) => {
+                self.active = Some(active);
+                return Err(error);
+            }
+        }
+        index.delete_done()
+    }
+
+    /// Writes what it can and names the last segment for good, for the end of the process.
+    ///
+    /// # Errors
+    /// As for [`Appender::flush`]; what is not written is lost.
+    pub fn close(&mut self, flushed: &mut Flushed) -> io::Result<()> {
+        let written = self.flush(flushed);
+        let sealed = self.active.take().map_or(Ok(()), |active| self.seal(active, flushed));
+        self.spool.grown.notify_one();
+        written.and(sealed)
+    }
+}

@@ -1,0 +1,215 @@
+//! The files of a spool: how segments are named, who may deliver from the folder, where it stands.
+//!
+//! ```text
+//! lock                                                       held by the process that delivers
+//! position                                                   how far it is
+//! 00000000000000000000-00000000000000000420.spool            records 0 to 420, not 420 itself
+//! 00000000000000000420.open                                  being written, locked by its writer
+//! ```
+
+use super::progress::Progress;
+use super::record::{self, Step};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Prompts and answers stand in these files: they are for the owner alone.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+const SEALED: &str = "spool";
+const OPEN: &str = "open";
+
+/// A segment as its name tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Named {
+    /// Its file.
+    pub(super) path: PathBuf,
+    /// Number of its first record.
+    pub(super) first: u64,
+    /// One above its last; `None` while it is being written, or was when its writer died.
+    pub(super) next: Option<u64>,
+}
+
+impl Named {
+    fn read(path: PathBuf) -> Option<Self> {
+        let stem = path.file_stem()?.to_str()?;
+        let (first, next) = match path.extension()?.to_str()? {
+            SEALED => {
+                let (first, next) = stem.split_once('-')?;
+                (first.parse().ok()?, Some(next.parse().ok()?))
+            }
+            OPEN => (stem.parse().ok()?, None),
+            _ => return None,
+        };
+        (next.is_none_or(|next| next > first)).then_some(Self { path, first, next })
+    }
+}
+
+/// Where a segment is written, and where it is once full.
+pub(super) fn open_path(folder: &Path, first: u64) -> PathBuf {
+    folder.join(format!("{first:020}.{OPEN}"))
+}
+
+fn sealed_path(folder: &Path, first: u64, next: u64) -> PathBuf {
+    folder.join(format!("{first:020}-{next:020}.{SEALED}"))
+}
+
+/// Makes the folder where there is none, readable by its owner alone.
+pub(super) fn create(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
+}
+
+/// The segments there are, the oldest first; other files are none of ours.
+pub(super) fn list(folder: &Path) -> io::Result<Vec<Named>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        found.extend(Named::read(entry?.path()));
+    }
+    found.sort_by_key(|named| named.first);
+    Ok(found)
+}
+
+/// The right to deliver from this folder, for as long as the file is kept; `None` while another
+/// process has it. The kernel gives it back whichever way a process ends.
+pub(super) fn lock(folder: &Path) -> io::Result<Option<File>> {
+    let path = folder.join("lock");
+    let file = options().create(true).write(true).truncate(false).open(path)?;
+    try_lock(&file).map(|locked| locked.then_some(file))
+}
+
+fn try_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// A new segment, locked by its writer so that nobody takes it for a dead one's.
+pub(super) fn begin(folder: &Path, first: u64) -> io::Result<File> {
+    let file = options().create_new(true).write(true).open(open_path(folder, first))?;
+    file.try_lock().map_err(io::Error::from)?;
+    Ok(file)
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(FILE_MODE);
+    options
+}
+
+/// Names a segment for good; the new path.
+pub(super) fn seal(folder: &Path, path: &Path, (first, next): (u64, u64)) -> io::Result<PathBuf> {
+    let sealed = sealed_path(folder, first, next);
+    fs::rename(path, &sealed)?;
+    Ok(sealed)
+}
+
+/// Takes over a segment whose writer died: counted, named, or removed where nothing is in it.
+/// `None` where there is nothing to take, or where its writer lives.
+pub(super) fn take_over(folder: &Path, named: &Named) -> io::Result<Option<Named>> {
+    if named.next.is_some() {
+        return Ok(Some(named.clone()));
+    }
+    let mut file = File::open(&named.path)?;
+    if !try_lock(&file)? {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    match last_number(&bytes) {
+        Some(last) if last >= named.first => {
+            let next = last.saturating_add(1);
+            let path = seal(folder, &named.path, (named.first, next))?;
+            Ok(Some(Named { path, next: Some(next), ..*named }))
+        }
+        Some(_) | None => fs::remove_file(&named.path).map(|()| None),
+    }
+}
+
+/// The highest number of any intact record.
+fn last_number(bytes: &[u8]) -> Option<u64> {
+    let (mut rest, mut last) = (bytes, None);
+    loop {
+        let taken = match record::step(rest, rest.len() as u64) {
+            Step::Record(record, taken) => {
+                last = last.max(Some(record.number));
+                taken
+            }
+            Step::Skip(bytes) => bytes,
+            Step::More(_) | Step::End => return last,
+        };
+        rest = rest.get(taken..).unwrap_or_default();
+    }
+}
+
+/// How far the destination was; from the start where nobody knows.
+pub(super) fn load_position(folder: &Path) -> Progress {
+    let text = fs::read(folder.join("position")).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// Notes how far the destination is. After a power cut it may be some seconds old: then a few
+/// traces are sent a second time.
+pub(super) fn save_position(folder: &Path, progress: &Progress) -> io::Result<()> {
+    let (new, path) = (folder.join("position.new"), folder.join("position"));
+    let text = serde_json::to_vec(progress)?;
+    let mut file = options().create(true).write(true).truncate(true).open(&new)?;
+    io::Write::write_all(&mut file, &text)?;
+    fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    #[test]
+    fn names_tell_what_is_inside_and_strangers_are_left_alone() {
+        let folder = TempDir::new().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["lock", "notes.txt", "7-3.spool", "x-9.spool", "-1.open"] {
+            fs::write(at(name), "").unwrap();
+        }
+        fs::write(sealed_path(folder.path(), 7, 20), "").unwrap();
+        fs::write(open_path(folder.path(), 3), "").unwrap();
+        let found: Vec<_> =
+            list(folder.path()).unwrap().iter().map(|named| (named.first, named.next)).collect();
+        assert_eq!(found, [(3, None), (7, Some(20))]);
+    }
+
+    #[test]
+    fn only_one_may_deliver_at_a_time() {
+        let folder = TempDir::new().unwrap();
+        let held = lock(folder.path()).unwrap();
+        assert!(held.is_some());
+        assert!(lock(folder.path()).unwrap().is_none());
+        drop(held);
+        assert!(lock(folder.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_living_writers_segment_is_not_taken() {
+        let folder = TempDir::new().unwrap();
+        let file = begin(folder.path(), 5).unwrap();
+        let named = list(folder.path()).unwrap().remove(0);
+        assert_eq!(take_over(folder.path(), &named).unwrap(), None);
+        drop(file);
+        assert_eq!(take_over(folder.path(), &named).unwrap(), None, "nothing is in it");
+        assert_eq!(list(folder.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_position_that_cannot_be_read_is_the_start() {
+        let folder = TempDir::new().unwrap();
+        assert_eq!(load_position(folder.path()), Progress::default());
+        let mut progress = Progress::default();
+        progress.settle(0, 7);
+        progress.settle(9, 12);
+        save_position(folder.path(), &progress).unwrap();
+        assert_eq!(load_position(folder.path()), progress);
+        fs::write(folder.path().join("position"), "{\"upto\":").unwrap();
+        assert_eq!(load_position(folder.path()), Progress::default());
+    }
+}

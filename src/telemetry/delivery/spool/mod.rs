@@ -1,0 +1,273 @@
+//! Traces on disk until their destination has accepted them: what is there, what goes, what goes first.
+
+pub mod append;
+mod folder;
+mod progress;
+pub mod read;
+pub mod record;
+#[cfg(test)]
+mod tests;
+
+use progress::Progress;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Segments are this share of the spool, so that one that must go for want of room is a small part.
+const SEGMENTS: u64 = 8;
+/// Bounds of a segment, in bytes.
+const SEGMENT_BYTES: (u64, u64) = (64 << 10, 16 << 20);
+/// A process that may not deliver yet numbers its records so far above the highest it sees that
+/// the other one never gets there.
+const LEAP: u64 = 1 << 32;
+
+/// One destination's spool: a writer appends, an exporter reads and settles.
+pub struct Spool {
+    folder: PathBuf,
+    max_bytes: AtomicU64,
+    index: Mutex<Index>,
+    /// There is something to read, or the right to deliver has come.
+    grown: Notify,
+    /// Written and not yet forced to the disk.
+    unsynced: Mutex<Vec<Arc<File>>>,
+}
+
+#[derive(Default)]
+struct Index {
+    /// By the number of the first record.
+    segments: BTreeMap<u64, Segment>,
+    progress: Progress,
+    /// Number of the next record.
+    next: u64,
+    /// Held while this process may deliver.
+    lock: Option<File>,
+    is_open: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Segment {
+    path: PathBuf,
+    /// One above its last record.
+    next: u64,
+    /// Bytes that are written in full.
+    bytes: u64,
+    /// Whether more may come.
+    is_growing: bool,
+    /// When its first record finished, in milliseconds since 1970, where that is known.
+    oldest_ms: Option<u64>,
+}
+
+/// What a spool holds, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holds {
+    /// Records not delivered.
+    pub records: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// When the oldest of them finished, in milliseconds since 1970, as far as is known.
+    pub oldest_ms: Option<u64>,
+    /// Whether this process may deliver from here.
+    pub is_ours: bool,
+    /// Whether the folder could be used at all.
+    pub is_open: bool,
+}
+
+impl Spool {
+    /// A spool in this folder, which is not touched before [`Spool::open`].
+    pub fn new(folder: PathBuf, max_bytes: u64) -> Self {
+        Self {
+            folder,
+            max_bytes: AtomicU64::new(max_bytes),
+            index: Mutex::default(),
+            grown: Notify::new(),
+            unsynced: Mutex::default(),
+        }
+    }
+
+    /// A new bound, in bytes; it holds from the next record on.
+    pub fn bound(&self, max_bytes: u64) {
+        self.max_bytes.store(max_bytes, Ordering::Relaxed);
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Opens the folder, and takes the right to deliver from it as soon as no other process has it.
+    /// Cheap once both is done; call it again and again until then.
+    ///
+    /// # Errors
+    /// The folder cannot be made, read or written.
+    pub fn open(&self) -> io::Result<()> {
+        let mut index = self.lock_index();
+        if index.lock.is_some() {
+            return Ok(());
+        }
+        if !index.is_open {
+            folder::create(&self.folder)?;
+        }
+        let lock = folder::lock(&self.folder)?;
+        let named = folder::list(&self.folder)?;
+        let position = folder::load_position(&self.folder);
+        if !index.is_open {
+            let highest = named.iter().map(|named| named.next.unwrap_or(named.first)).max();
+            index.next = highest.unwrap_or_default().max(position.upto());
+        }
+        if lock.is_some() {
+            for named in named {
+                if !index.segments.contains_key(&named.first) {
+                    self.adopt(&mut index, &named)?;
+                }
+            }
+            index.progress = position;
+            index.skip_gaps();
+            index.delete_done()?;
+        } else if !index.is_open {
+            index.next = index.next.saturating_add(LEAP);
+        }
+        (index.is_open, index.lock) = (true, lock);
+        self.grown.notify_one();
+        Ok(())
+    }
+
+    fn adopt(&self, index: &mut Index, named: &folder::Named) -> io::Result<()> {
+        let Some(taken) = folder::take_over(&self.folder, named)? else { return Ok(()) };
+        let Some(next) = taken.next else { return Ok(()) };
+        let bytes = fs::metadata(&taken.path)?.len();
+        let segment = Segment { path: taken.path, next, bytes, is_growing: false, oldest_ms: None };
+        index.next = index.next.max(next);
+        index.segments.insert(named.first, segment);
+        Ok(())
+    }
+
+    /// Whether the folder could be used.
+    pub fn is_open(&self) -> bool {
+        self.lock_index().is_open
+    }
+
+    /// What it holds now.
+    pub fn holds(&self) -> Holds {
+        let index = self.lock_index();
+        let (mut holds, mut is_first) = (Holds::default(), true);
+        for (first, segment) in &index.segments {
+            holds.bytes += segment.bytes;
+            let undone = index.progress.undone(*first, segment.next);
+            holds.records += undone;
+            if undone > 0 && std::mem::take(&mut is_first) {
+                holds.oldest_ms = segment.oldest_ms;
+            }
+        }
+        (holds.is_ours, holds.is_open) = (index.lock.is_some(), index.is_open);
+        holds
+    }
+
+    /// Waits until there may be something new to read.
+    pub async fn grown(&self) {
+        self.grown.notified().await;
+    }
+
+    /// Makes the exporter look, though nothing has come.
+    pub fn look(&self) {
+        self.grown.notify_one();
+    }
+
+    /// An export has taken `from..to`. The lowest number of it that is left: what was dropped
+    /// meanwhile for want of room has been counted and stays dropped.
+    pub fn claim(&self, from: u64, to: u64) -> u64 {
+        let mut index = self.lock_index();
+        let from = from.max(index.progress.upto());
+        index.progress.claim(from, to);
+        from
+    }
+
+    /// `from..to` are done with; whole segments of them are deleted.
+    ///
+    /// # Errors
+    /// The position could not be written, or a file not deleted. All the same they are done with
+    /// for this process.
+    pub fn settle(&self, from: u64, to: u64) -> io::Result<()> {
+        let mut index = self.lock_index();
+        if !index.progress.settle(from, to) {
+            return Ok(());
+        }
+        index.skip_gaps();
+        // On a full disk the position cannot be noted, and deleting files makes room for it.
+        let noted = folder::save_position(&self.folder, &index.progress);
+        noted.and(index.delete_done())
+    }
+
+    /// Forces to the disk what was written since the last time; what takes long waits here alone.
+    ///
+    /// # Errors
+    /// The disk says no.
+    pub fn sync(&self) -> io::Result<()> {
+        let files = std::mem::take(&mut *lock(&self.unsynced));
+        if files.is_empty() {
+            return Ok(());
+        }
+        let synced = files.iter().try_for_each(|file| file.sync_data());
+        // The names of new segments stand in the folder.
+        synced.and_then(|()| File::open(&self.folder)?.sync_all())
+    }
+
+    fn lock_index(&self) -> MutexGuard<'_, Index> {
+        lock(&self.index)
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        let share = self.max_bytes.load(Ordering::Relaxed) / SEGMENTS;
+        share.clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1)
+    }
+}
+
+impl Index {
+    /// Deletes the oldest segment; how many records are lost with it that no export had taken.
+    /// `None` where there is none.
+    fn drop_oldest(&mut self) -> io::Result<Option<u64>> {
+        let Some((first, segment)) = self.segments.pop_first() else { return Ok(None) };
+        let lost = self.progress.waiting(first, segment.next);
+        self.progress.settle(first, segment.next);
+        self.skip_gaps();
+        remove(&segment.path).map(|()| Some(lost))
+    }
+
+    /// Numbers that no segment holds are done with: they were dropped, or never given.
+    fn skip_gaps(&mut self) {
+        loop {
+            let upto = self.progress.upto();
+            let at = self.segments.iter().find(|(_, segment)| segment.next > upto);
+            let start = at.map_or(self.next, |(first, _)| *first);
+            if start <= upto || !self.progress.settle(upto, start) {
+                return;
+            }
+        }
+    }
+
+    fn delete_done(&mut self) -> io::Result<()> {
+        let upto = self.progress.upto();
+        while let Some(entry) = self.segments.first_entry() {
+            if entry.get().next > upto || entry.get().is_growing {
+                break;
+            }
+            remove(&entry.remove().path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes a file; one that is gone already is as good.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,232 @@
+//! The form of one record in a segment, and how reading goes on after damage.
+//!
+//! ```text
+//! mark (4) │ length of the body (4) │ CRC-32 of all that follows and the length (4)
+//! number (8) │ finished, ms since 1970 (8) │ body
+//! ```
+//!
+//! Integers are little-endian. The mark holds 0xFF and 0xFE, which no UTF-8 text has, so a search
+//! for it never stops inside a body: after damage reading goes on at the next intact record.
+
+use memchr::memmem;
+
+/// What every record begins with.
+const MARK: [u8; 4] = [0xFF, b'c', b'q', 0xFE];
+/// Bytes before the body.
+pub const HEADER: usize = 28;
+/// A longer body is damage: fields are cut long before (`langfuse.max_field`).
+pub const MAX_BODY: usize = 256 << 20;
+
+/// One intact record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Its number in the spool; numbers rise, those of one segment without gaps.
+    pub number: u64,
+    /// When the call finished, in milliseconds since 1970.
+    pub finished_ms: u64,
+    /// What was written.
+    pub body: &'a [u8],
+}
+
+/// What stands at the beginning of some bytes of a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// A record, and how many bytes it takes.
+    Record(Record<'a>, usize),
+    /// So many bytes that are no record.
+    Skip(usize),
+    /// It cannot be told from less than so many bytes.
+    More(usize),
+    /// Nothing.
+    End,
+}
+
+/// Room for a header; the body follows, then [`seal`].
+pub const BLANK: [u8; HEADER] = [0; HEADER];
+
+/// Fills in the header of a record whose body stands after [`BLANK`].
+pub fn seal(record: &mut [u8], number: u64, finished_ms: u64) {
+    let Some((header, body)) = record.split_first_chunk_mut::<HEADER>() else { return };
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let (number, finished) = (number.to_le_bytes(), finished_ms.to_le_bytes());
+    let sum = checksum(&[&length, &number, &finished, body]).to_le_bytes();
+    let fields = MARK.iter().chain(&length).chain(&sum).chain(&number).chain(&finished);
+    for (byte, field) in header.iter_mut().zip(fields) {
+        *byte = *field;
+    }
+}
+
+/// Reads what `bytes` begin with, of which `left` stand in the file from here on.
+pub fn step(bytes: &[u8], left: u64) -> Step<'_> {
+    if left == 0 {
+        return Step::End;
+    }
+    let enough = |wanted: usize| left >= wanted as u64;
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
+        return if enough(HEADER) { Step::More(HEADER) } else { skip(bytes, left) };
+    };
+    let Some(header) = Header::read(header) else { return skip(bytes, left) };
+    if header.length > MAX_BODY || !enough(HEADER + header.length) {
+        return skip(bytes, left);
+    }
+    let Some(body) = rest.get(..header.length) else {
+        return Step::More(HEADER + header.length);
+    };
+    if header.sum_with(body) != header.sum {
+        return skip(bytes, left);
+    }
+    let record = Record { number: header.number, finished_ms: header.finished_ms, body };
+    Step::Record(record, HEADER + header.length)
+}
+
+struct Header {
+    length: usize,
+    sum: u32,
+    number: u64,
+    finished_ms: u64,
+}
+
+impl Header {
+    /// `None` where there is no mark.
+    fn read(bytes: &[u8; HEADER]) -> Option<Self> {
+        let rest = bytes.strip_prefix(&MARK)?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (sum, rest) = rest.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (finished, _) = rest.split_first_chunk()?;
+        Some(Self {
+            length: u32::from_le_bytes(*length) as usize,
+            sum: u32::from_le_bytes(*sum),
+            number: u64::from_le_bytes(*number),
+            finished_ms: u64::from_le_bytes(*finished),
+        })
+    }
+
+    fn sum_with(&self, body: &[u8]) -> u32 {
+        let length = u32::try_from(self.length).unwrap_or(u32::MAX).to_le_bytes();
+        checksum(&[&length, &self.number.to_le_bytes(), &self.finished_ms.to_le_bytes(), body])
+    }
+}
+
+fn checksum(pieces: &[&[u8]]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    for piece in pieces {
+        sum.update(piece);
+    }
+    sum.finalize()
+}
+
+/// To the next mark after the first byte, else to where one might begin beyond these bytes.
+fn skip(bytes: &[u8], left: u64) -> Step<'_> {
+    let found = bytes.get(1..).and_then(|rest| memmem::find(rest, &MARK));
+    if let Some(at) = found {
+        return Step::Skip(at + 1);
+    }
+    if bytes.len() as u64 >= left {
+        return Step::Skip(usize::try_from(left).unwrap_or(usize::MAX));
+    }
+    Step::Skip(bytes.len().saturating_sub(MARK.len() - 1).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn segment(bodies: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (number, body) in (10..).zip(bodies) {
+            let start = bytes.len();
+            bytes.extend_from_slice(&BLANK);
+            bytes.extend_from_slice(body);
+            seal(&mut bytes[start..], number, 1_000 + number);
+        }
+        bytes
+    }
+
+    /// Reads as a file would be read, `window` bytes at first.
+    fn read(bytes: &[u8], window: usize) -> Vec<(u64, Vec<u8>)> {
+        let (mut at, mut wanted, mut found) = (0, window, Vec::new());
+        loop {
+            let rest = &bytes[at..];
+            match step(&rest[..wanted.min(rest.len())], rest.len() as u64) {
+                Step::Record(record, taken) => {
+                    found.push((record.number, record.body.to_vec()));
+                    (at, wanted) = (at + taken, window);
+                }
+                Step::Skip(skipped) => {
+                    assert!(skipped > 0 && skipped <= rest.len(), "always on, never past the end");
+                    (at, wanted) = (at + skipped, window);
+                }
+                Step::More(more) => {
+                    assert!(more > wanted.min(rest.len()) && more <= rest.len());
+                    wanted = more;
+                }
+                Step::End => return found,
+            }
+        }
+    }
+
+    fn bodies() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let body = "[a-zA-Zäöü\u{0}-\u{7f}]{0,60}".prop_map(String::into_bytes);
+        prop::collection::vec(body, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(bodies in bodies(), window in 1_usize..200) {
+            let expected: Vec<_> = (10..).zip(bodies.iter().cloned()).collect();
+            prop_assert_eq!(read(&segment(&bodies), window), expected);
+        }
+
+        #[test]
+        fn any_bytes_are_read_to_their_end(bytes in prop::collection::vec(any::<u8>(), 0..400), window in 1_usize..64) {
+            read(&bytes, window);
+        }
+
+        #[test]
+        fn damage_costs_only_the_records_it_touches(
+            bodies in bodies(), at in any::<prop::sample::Index>(), damage in prop::collection::vec(any::<u8>(), 1..40),
+        ) {
+            let mut bytes = segment(&bodies);
+            prop_assume!(!bytes.is_empty());
+            let from = at.index(bytes.len());
+            let to = (from + damage.len()).min(bytes.len());
+            let touched = |number: u64| {
+                let before = |n: usize| bodies[..n].iter().map(|body| HEADER + body.len()).sum::<usize>();
+                let index = usize::try_from(number - 10).unwrap();
+                before(index) < to && before(index + 1) > from
+            };
+            bytes[from..to].copy_from_slice(&damage[..to - from]);
+            let found = read(&bytes, 64);
+            for (number, body) in (10..).zip(&bodies).filter(|(number, _)| !touched(*number)) {
+                prop_assert!(found.contains(&(number, body.clone())), "{} is lost", number);
+            }
+            for (number, body) in found {
+                let index = usize::try_from(number - 10).unwrap();
+                prop_assert_eq!(&bodies[index], &body, "nothing is read that was not written");
+            }
+        }
+
+        #[test]
+        fn a_torn_tail_costs_only_the_last_record(bodies in bodies(), cut in any::<prop::sample::Index>()) {
+            let bytes = segment(&bodies);
+            prop_assume!(!bytes.is_empty());
+            let cut = cut.index(bytes.len());
+            let mut whole = 0;
+            let mut end = 0;
+            for body in &bodies {
+                end += HEADER + body.len();
+                whole += usize::from(end <= cut);
+            }
+            prop_assert_eq!(read(&bytes[..cut], 64).len(), whole);
+        }
+    }
+
+    #[test]
+    fn a_length_that_points_past_the_end_is_damage() {
+        let mut bytes = segment(&[b"one".to_vec(), b"two".to_vec()]);
+        bytes[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(read(&bytes, 64), [(11, b"two".to_vec())]);
+    }
+}

@@ -1,0 +1,324 @@
+//! A spool as a whole: over restarts, damage, want of room, and two processes in one folder.
+
+use super::append::{Appender, Flushed, Pushed};
+use super::read::{Cursor, Lot};
+use super::*;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+const ROOMY: u64 = 1 << 30;
+
+struct Process {
+    spool: Arc<Spool>,
+    appender: Appender,
+}
+
+impl Process {
+    fn start(folder: &Path, max_bytes: u64) -> Self {
+        let spool = Arc::new(Spool::new(folder.to_owned(), max_bytes));
+        spool.open().unwrap();
+        Self { appender: Appender::new(Arc::clone(&spool)), spool }
+    }
+
+    fn write(&mut self, body: &str) -> Flushed {
+        let pushed = self.appender.push(1_000, body.as_bytes());
+        assert_eq!(pushed, Pushed::Kept);
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Flushed {
+        let mut flushed = Flushed::default();
+        self.appender.flush(&mut flushed).unwrap();
+        flushed
+    }
+
+    fn cursor(&self) -> Cursor {
+        Cursor::new(Arc::clone(&self.spool)).expect("the right to deliver")
+    }
+
+    fn close(mut self) {
+        self.appender.close(&mut Flushed::default()).unwrap();
+    }
+}
+
+fn texts(lot: &Lot) -> Vec<String> {
+    lot.parts.iter().map(|part| String::from_utf8(part.body.to_vec()).unwrap()).collect()
+}
+
+/// Takes and settles everything.
+fn deliver(process: &Process, cursor: &mut Cursor) -> (Vec<String>, u64) {
+    let (mut all, mut lost) = (Vec::new(), 0);
+    while let Some(lot) = cursor.take(7, 1 << 20).unwrap() {
+        all.extend(texts(&lot));
+        lost += lot.lost;
+        process.spool.settle(lot.from, lot.to).unwrap();
+    }
+    (all, lost)
+}
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    folder::list(folder).unwrap().into_iter().map(|named| named.path).collect()
+}
+
+#[test]
+fn what_is_written_is_taken_once_and_then_gone() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    let mut cursor = process.cursor();
+    assert!(cursor.take(10, 1 << 20).unwrap().is_none());
+    for text in ["a", "b", "c"] {
+        process.write(text);
+    }
+    assert_eq!((cursor.waiting().0, process.spool.holds().records), (3, 3));
+    let lot = cursor.take(2, 1 << 20).unwrap().unwrap();
+    assert_eq!((texts(&lot), lot.from, lot.to), (vec!["a".into(), "b".into()], 0, 2));
+    assert_eq!((cursor.waiting().0, process.spool.holds().records), (1, 3));
+    process.spool.settle(lot.from, lot.to).unwrap();
+    assert_eq!(process.spool.holds().records, 1);
+    assert_eq!(deliver(&process, &mut cursor), (vec!["c".into()], 0));
+    process.close();
+    assert_eq!(segments(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_lot_is_bounded_in_bytes_but_never_empty() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    for text in ["aaaa", "bb", "cc", "d"] {
+        process.write(text);
+    }
+    let mut cursor = process.cursor();
+    let lots: Vec<_> = std::iter::from_fn(|| cursor.take(9, 3).unwrap()).collect();
+    assert_eq!(
+        lots.iter().map(texts).collect::<Vec<_>>(),
+        [vec!["aaaa"], vec!["bb"], vec!["cc", "d"]]
+    );
+    assert_eq!(
+        lots.iter().map(|lot| (lot.from, lot.to)).collect::<Vec<_>>(),
+        [(0, 1), (1, 2), (2, 4)]
+    );
+}
+
+#[test]
+fn after_a_crash_what_was_not_settled_is_taken_again_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    let mut cursor = process.cursor();
+    for n in 0..10 {
+        process.write(&n.to_string());
+    }
+    let lots: Vec<_> = (0..3).map(|_| cursor.take(2, 1 << 20).unwrap().unwrap()).collect();
+    process.spool.settle(lots[0].from, lots[0].to).unwrap();
+    process.spool.settle(lots[2].from, lots[2].to).unwrap();
+    drop((process, cursor)); // no close: as kill -9 leaves it
+
+    let again = Process::start(folder.path(), ROOMY);
+    assert_eq!(again.spool.holds().records, 6);
+    let mut cursor = again.cursor();
+    let (all, lost) = deliver(&again, &mut cursor);
+    assert_eq!((all, lost), (["2", "3", "6", "7", "8", "9"].map(String::from).to_vec(), 0));
+    again.close();
+    assert_eq!(segments(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn numbers_go_on_where_everything_was_delivered_before() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    process.write("old");
+    deliver(&process, &mut process.cursor());
+    process.close();
+    let mut again = Process::start(folder.path(), ROOMY);
+    let mut cursor = again.cursor();
+    again.write("new");
+    assert_eq!(deliver(&again, &mut cursor), (vec!["new".into()], 0));
+}
+
+#[test]
+fn a_torn_tail_is_skipped_and_damage_in_the_middle_is_counted() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    for n in 0..6 {
+        process.write(&format!("record {n}"));
+    }
+    drop(process);
+    let path = segments(folder.path()).remove(0);
+    let mut bytes = fs::read(&path).unwrap();
+    let length = bytes.len() / 6;
+    bytes[length * 2 + 30] ^= 1;
+    bytes.truncate(length * 6 - 3);
+    fs::write(&path, bytes).unwrap();
+
+    let again = Process::start(folder.path(), ROOMY);
+    let (all, lost) = deliver(&again, &mut again.cursor());
+    let expected = [0, 1, 3, 4].map(|n| format!("record {n}"));
+    assert_eq!((all, lost), (expected.to_vec(), 1));
+    assert_eq!(again.spool.holds().records, 0);
+}
+
+#[test]
+fn without_room_the_oldest_go_first_and_are_counted() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), 1 << 20);
+    let mut cursor = process.cursor();
+    let body = "x".repeat(10_000);
+    let mut dropped = (0..50).map(|n| process.write(&format!("{n} {body}")).dropped).sum::<u64>();
+    assert_eq!(dropped, 0);
+    let taken = cursor.take(3, 1 << 20).unwrap().unwrap();
+    dropped += (50..400).map(|n| process.write(&format!("{n} {body}")).dropped).sum::<u64>();
+    let holds = process.spool.holds();
+    assert!(holds.bytes <= 1 << 20, "{holds:?}");
+    // What an export had taken is on its way and not lost.
+    assert_eq!(dropped + holds.records + taken.parts.len() as u64, 400);
+    process.spool.settle(taken.from, taken.to).unwrap();
+    let (rest, lost) = deliver(&process, &mut cursor);
+    assert_eq!((rest.len() as u64, lost), (holds.records, 0));
+    assert!(rest.last().unwrap().starts_with("399 "));
+}
+
+#[test]
+fn a_second_process_writes_at_once_and_delivers_when_the_first_has_ended() {
+    let folder = TempDir::new().unwrap();
+    let mut old = Process::start(folder.path(), ROOMY);
+    old.write("old 1");
+    let mut new = Process::start(folder.path(), ROOMY);
+    assert!(!new.spool.holds().is_ours && Cursor::new(Arc::clone(&new.spool)).is_none());
+    new.write("new 1");
+    old.write("old 2");
+    let mut cursor = old.cursor();
+    assert_eq!(deliver(&old, &mut cursor).0, ["old 1", "old 2"]);
+    old.write("old 3");
+    old.close();
+    drop(cursor);
+
+    new.spool.open().unwrap();
+    new.write("new 2");
+    assert_eq!(new.spool.holds().records, 3);
+    let (all, lost) = deliver(&new, &mut new.cursor());
+    assert_eq!((all, lost), (["old 3", "new 1", "new 2"].map(String::from).to_vec(), 0));
+    new.close();
+    assert_eq!(segments(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn several_that_wait_do_not_write_to_the_same_file() {
+    let folder = TempDir::new().unwrap();
+    let first = Process::start(folder.path(), ROOMY);
+    let (mut second, mut third) =
+        (Process::start(folder.path(), ROOMY), Process::start(folder.path(), ROOMY));
+    second.write("second");
+    third.appender.push(0, b"third");
+    assert!(third.appender.flush(&mut Flushed::default()).is_err());
+    assert_eq!(third.flush().written, 1);
+    first.close();
+    second.spool.open().unwrap();
+    assert_eq!(deliver(&second, &mut second.cursor()).0, ["second"]);
+    second.close();
+    third.spool.open().unwrap();
+    assert_eq!(deliver(&third, &mut third.cursor()).0, ["third"]);
+}
+
+#[test]
+fn a_folder_that_is_removed_by_hand_is_made_anew() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("deep/spool");
+    let mut process = Process::start(&path, ROOMY);
+    let mut cursor = process.cursor();
+    process.write("lost");
+    fs::remove_dir_all(&path).unwrap();
+    let flushed = process.write("kept");
+    assert_eq!(flushed, Flushed { written: 1, dropped: 1 });
+    assert_eq!(deliver(&process, &mut cursor).0, ["kept"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_keeps_what_comes_until_it_can() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("spool");
+    fs::write(&path, "a file where the folder should be").unwrap();
+    let spool = Arc::new(Spool::new(path.clone(), ROOMY));
+    let mut appender = Appender::new(Arc::clone(&spool));
+    let body = vec![b'x'; 1 << 20];
+    let push = |appender: &mut Appender| appender.push(0, &body);
+    let mut kept = 0;
+    while push(&mut appender) == Pushed::Kept {
+        kept += 1;
+        assert!(appender.flush(&mut Flushed::default()).is_err());
+    }
+    assert!((16..=18).contains(&kept), "{kept}");
+    fs::remove_file(&path).unwrap();
+    let mut flushed = Flushed::default();
+    appender.flush(&mut flushed).unwrap();
+    assert_eq!((flushed.written, spool.holds().records), (kept, kept));
+    assert_eq!(push(&mut appender), Pushed::Kept);
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Write(usize),
+    Take(usize),
+    /// Ends one of the lots under way.
+    Settle(prop::sample::Index),
+    Crash,
+    Restart,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        4 => (1_usize..30_000).prop_map(Act::Write),
+        3 => (1_usize..6).prop_map(Act::Take),
+        3 => any::<prop::sample::Index>().prop_map(Act::Settle),
+        1 => Just(Act::Crash),
+        1 => Just(Act::Restart),
+    ];
+    prop::collection::vec(act, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever happens, each record is settled once, unless the process died in between.
+    #[test]
+    fn nothing_is_lost_and_nothing_settled_comes_again(acts in acts()) {
+        let folder = TempDir::new().unwrap();
+        // Small segments: 64 KiB.
+        let start = || Process::start(folder.path(), 512 << 10);
+        let (mut process, mut written, mut settled) = (start(), 0_usize, Vec::new());
+        let (mut cursor, mut lots) = (process.cursor(), Vec::new());
+        for act in acts.into_iter().chain([Act::Restart]) {
+            match act {
+                Act::Write(_) if process.spool.holds().bytes > 400 << 10 => {}
+                Act::Write(length) => {
+                    process.write(&format!("{written:0length$}"));
+                    written += 1;
+                }
+                Act::Take(most) => lots.extend(cursor.take(most, 64 << 10).unwrap()),
+                Act::Settle(which) if !lots.is_empty() => {
+                    let lot = lots.swap_remove(which.index(lots.len()));
+                    process.spool.settle(lot.from, lot.to).unwrap();
+                    prop_assert_eq!(lot.lost, 0);
+                    settled.extend(texts(&lot));
+                }
+                Act::Settle(_) => {}
+                Act::Crash | Act::Restart => {
+                    lots.clear();
+                    drop(cursor);
+                    if matches!(act, Act::Restart) {
+                        process.close();
+                    } else {
+                        drop(process);
+                    }
+                    process = start();
+                    cursor = process.cursor();
+                    let undone = (written - settled.len()) as u64;
+                    prop_assert_eq!(process.spool.holds().records, undone);
+                }
+            }
+        }
+        settled.extend(deliver(&process, &mut cursor).0);
+        let mut numbers: Vec<usize> = settled.iter().map(|text| text.parse().unwrap()).collect();
+        numbers.sort_unstable();
+        prop_assert_eq!(numbers, (0..written).collect::<Vec<_>>());
+        prop_assert_eq!(process.spool.holds().records, 0);
+    }
+}
