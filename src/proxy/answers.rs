@@ -5,6 +5,7 @@ use super::respond;
 use crate::error::{Kind, Rejection};
 use crate::limits::config::KeyLimits;
 use crate::protocol::path::Endpoint;
+use crate::telemetry::delivery::Status as Delivered;
 use crate::upstream::{Standing, Upstream};
 use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
@@ -76,6 +77,18 @@ fn root() -> Value {
 fn status(ctx: &Ctx) -> Value {
     let current = &ctx.shared.current;
     let snapshot = &ctx.snapshot;
+    let delivered = ctx.shared.delivery.status(SystemTime::now());
+    let langfuse = delivered.iter().find(|status| status.is_langfuse).map_or_else(
+        || {
+            json!({
+                "state": "off", "backlog": 0, "lag_seconds": null, "sent": 0, "dropped": 0,
+                "last_error": null,
+            })
+        },
+        destination,
+    );
+    let others = delivered.iter().filter(|status| !status.is_langfuse);
+    let otlp: Vec<_> = others.map(destination).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": current.begun.elapsed().as_secs(),
@@ -88,10 +101,26 @@ fn status(ctx: &Ctx) -> Value {
         },
         "upstreams": snapshot.upstreams.iter().map(|u| upstream(u, ctx.uptime())).collect::<Vec<_>>(),
         "you": you(ctx),
-        "langfuse": {
-            "state": "off", "backlog": 0, "lag_seconds": null, "sent": 0, "dropped": 0,
-            "last_error": null,
-        },
+        "langfuse": langfuse,
+        "otlp": otlp,
+    })
+}
+
+/// The state of one destination of traces.
+fn destination(status: &Delivered) -> Value {
+    let dropped = status.dropped.iter().map(|(reason, traces)| (reason.as_str(), traces));
+    let last = status.last_error.as_ref();
+    json!({
+        "name": status.name,
+        "state": status.state,
+        "backlog": status.backlog,
+        "backlog_bytes": status.backlog_bytes,
+        "lag_seconds": status.lag.map(|lag| lag.as_secs()),
+        "sent": status.sent,
+        "retried": status.retried,
+        "dropped": status.dropped.iter().map(|(_, traces)| traces).sum::<u64>(),
+        "dropped_by": dropped.collect::<BTreeMap<_, _>>(),
+        "last_error": last.map(|error| json!({ "at": moment(error.at), "what": error.what })),
     })
 }
 

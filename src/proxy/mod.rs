@@ -22,6 +22,7 @@ mod send;
 
 use crate::snapshot::Current;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::delivery::Delivery;
 use crate::telemetry::metrics::Metrics;
 use async_trait::async_trait;
 use connectors::Connectors;
@@ -39,14 +40,21 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The access log.
     pub access_log: Arc<AccessLog>,
+    /// Traces on their way.
+    pub delivery: Arc<Delivery>,
     /// Connections to upstreams.
     pub connectors: Arc<Connectors>,
 }
 
 impl Shared {
     /// Shared state around a snapshot.
-    pub fn new(current: Arc<Current>, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
-        Self { current, metrics, access_log, connectors: Arc::new(Connectors::new()) }
+    pub fn new(
+        current: Arc<Current>,
+        metrics: Arc<Metrics>,
+        access_log: Arc<AccessLog>,
+        delivery: Arc<Delivery>,
+    ) -> Self {
+        Self { current, metrics, access_log, delivery, connectors: Arc::new(Connectors::new()) }
     }
 }
 

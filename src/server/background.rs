@@ -2,6 +2,7 @@
 
 use crate::snapshot::Current;
 use crate::snapshot::reload::Reloader;
+use crate::telemetry::delivery::Delivery;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, GenBackgroundService, background_service};
@@ -12,6 +13,10 @@ use tokio::time::Instant;
 
 /// How often a drain looks whether the last request has ended.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Longest wait for traces to be sent once the last request has ended. What is not sent stays in
+/// the spool, so that nothing is lost by ending sooner.
+const SEND: Duration = Duration::from_secs(5);
 
 /// Name resolution, model lists, and reload on SIGHUP.
 pub(super) struct Background {
@@ -51,6 +56,30 @@ impl BackgroundService for Background {
     }
 }
 
+/// Delivers traces: on a thread of its own, where reading the spool and compressing hold up nobody.
+pub(super) struct Traces {
+    delivery: Arc<Delivery>,
+}
+
+impl Traces {
+    /// As a Pingora service of one thread.
+    pub(super) fn service(delivery: Arc<Delivery>) -> GenBackgroundService<Self> {
+        let mut service = background_service("traces", Self { delivery });
+        service.threads = Some(1);
+        service
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Traces {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        tokio::select! {
+            () = self.delivery.run() => {}
+            _ = shutdown.changed() => {}
+        }
+    }
+}
+
 fn listen(kind: SignalKind) -> Option<Signal> {
     signal(kind)
         .inspect_err(|error| tracing::error!(%error, "a signal cannot be listened for"))
@@ -61,12 +90,13 @@ fn listen(kind: SignalKind) -> Option<Signal> {
 /// within `server.drain`. A second signal ends it at once.
 pub(super) struct DrainOnSignal {
     current: Arc<Current>,
+    delivery: Arc<Delivery>,
 }
 
 impl DrainOnSignal {
     /// A watch over this process.
-    pub(super) const fn new(current: Arc<Current>) -> Self {
-        Self { current }
+    pub(super) const fn new(current: Arc<Current>, delivery: Arc<Delivery>) -> Self {
+        Self { current, delivery }
     }
 
     async fn drained(&self) {
@@ -78,6 +108,8 @@ impl DrainOnSignal {
             0 => tracing::info!("drained"),
             open => tracing::warn!(open, "drain time is over, open requests are cut"),
         }
+        let deadline = deadline.min(Instant::now() + SEND);
+        self.delivery.flush(deadline.into_std()).await;
     }
 }
 

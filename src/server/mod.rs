@@ -14,10 +14,12 @@ use crate::secret::Secret;
 use crate::snapshot::Current;
 use crate::snapshot::reload::Reloader;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::delivery::Delivery;
+use crate::telemetry::langfuse::Destination;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::units::OneOrMany;
-use background::{Background, DrainOnSignal};
+use background::{Background, DrainOnSignal, Traces};
 use listeners::{Bound, Listening};
 use pingora::apps::ServerApp;
 use pingora::listeners::tls::TlsSettings;
@@ -31,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// How long the last log lines may take to be written.
+/// How long the last log lines, and the last traces, may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// `cirque run`: serves until told to stop; the exit code.
@@ -105,9 +107,18 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision());
     metrics.config_generation(1);
     let access_log = Arc::new(AccessLog::start(config.log.format));
-    let reloader =
-        Arc::new(Reloader::new(source, generated_key, Arc::clone(&current), Arc::clone(&metrics)));
-    let shared = Shared::new(Arc::clone(&current), metrics, Arc::clone(&access_log));
+    let delivery = Delivery::new(Arc::clone(&metrics));
+    // Before the first request is served.
+    delivery.apply(&Destination::all(&config.langfuse, &config.telemetry));
+    let reloader = Arc::new(Reloader::new(
+        source,
+        generated_key,
+        Arc::clone(&current),
+        Arc::clone(&metrics),
+        Arc::clone(&delivery),
+    ));
+    let shared =
+        Shared::new(Arc::clone(&current), metrics, Arc::clone(&access_log), Arc::clone(&delivery));
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(&config.server));
     let edge = Edge::new(shared.clone(), config.server.h2c, &server.configuration);
     let Ok(edge) = data_service(edge, data, &config.server) else {
@@ -123,8 +134,11 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
         demo::banner(&addresses, admin_address, key.expose())
     });
     server.add_service(Background::service(reloader));
+    server.add_service(Traces::service(Arc::clone(&delivery)));
     announce(&addresses, admin_address, banner.as_deref());
-    server.run(RunArgs { shutdown_signal: Box::new(DrainOnSignal::new(current)) });
+    let drain = DrainOnSignal::new(current, Arc::clone(&delivery));
+    server.run(RunArgs { shutdown_signal: Box::new(drain) });
+    delivery.close(LAST_LINES);
     access_log.flush(LAST_LINES);
     OK
 }

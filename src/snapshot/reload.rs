@@ -4,6 +4,8 @@ use super::{Current, build, models, probes};
 use crate::config::sections::Config;
 use crate::config::{Env, Source, load};
 use crate::secret::Secret;
+use crate::telemetry::delivery::Delivery;
+use crate::telemetry::langfuse::Destination;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{Metrics, ReloadOutcome};
 use crate::upstream::dns;
@@ -16,6 +18,7 @@ pub struct Reloader {
     source: Source,
     current: Arc<Current>,
     metrics: Arc<Metrics>,
+    delivery: Arc<Delivery>,
     resolver: Option<TokioResolver>,
     generated_key: Option<Secret>,
     /// Held over a whole reload: two at once would build on the same predecessor.
@@ -42,9 +45,10 @@ impl Reloader {
         generated_key: Option<Secret>,
         current: Arc<Current>,
         metrics: Arc<Metrics>,
+        delivery: Arc<Delivery>,
     ) -> Self {
         let resolver = dns::system_resolver();
-        Self { source, current, metrics, resolver, generated_key, turn: Mutex::new(()) }
+        Self { source, current, metrics, delivery, resolver, generated_key, turn: Mutex::new(()) }
     }
 
     /// Reloads now, and starts the background work of what became live.
@@ -114,6 +118,8 @@ impl Reloader {
             tokio::spawn(probes::keep_probed(Arc::clone(&self.current), weak.clone()));
             tokio::spawn(models::keep_fresh(Arc::clone(&self.current), weak));
         }
+        let config = &snapshot.config;
+        self.delivery.apply(&Destination::all(&config.langfuse, &config.telemetry));
         for setting in &snapshot.not_yet {
             tracing::warn!(setting, "this setting is accepted but has no effect yet");
         }
@@ -131,10 +137,22 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.upgrade_sock", a.upgrade_sock != b.upgrade_sock),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("log.format", old.log.format != new.log.format),
+        ("the spool.path of langfuse or telemetry.otlp", is_spool_moved(old, new)),
     ]
     .into_iter()
     .filter_map(|(path, changed)| changed.then_some(path))
     .collect()
+}
+
+/// Whether a destination has another folder than before: what waits in the old one would be
+/// forgotten.
+fn is_spool_moved(old: &Config, new: &Config) -> bool {
+    let all = |config: &Config| Destination::all(&config.langfuse, &config.telemetry);
+    let new = all(new);
+    all(old).iter().any(|old| {
+        let namesake = new.iter().find(|new| new.name == old.name);
+        namesake.is_some_and(|new| new.spool.path != old.spool.path)
+    })
 }
 
 #[cfg(test)]

@@ -1,3 +1,373 @@
-//! How finished traces reach their destinations.
+//! How finished traces reach their destinations: a queue in memory, a spool on disk, an exporter each.
+//!
+//! A request hands its trace over and goes on. One thread encodes and appends to the spool of each
+//! destination; one task a destination reads its spool and posts. Only what a destination has
+//! accepted leaves the disk, so that neither an outage there nor a crash here loses a trace.
 
+mod exporter;
+mod http;
+mod reply;
 pub mod spool;
+mod state;
+mod writer;
+
+pub use exporter::Going;
+pub use state::{Reason, State, Trouble};
+
+use super::langfuse::{Destination, DestinationKind, Trace};
+use super::metrics::Metrics;
+use arc_swap::ArcSwap;
+use spool::Spool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use writer::Writer;
+
+/// Bounds on traces not yet written: at a thousand calls a second, seconds of a disk that hangs.
+const MOST_WAITING: usize = 16_384;
+const MOST_WAITING_BYTES: usize = 16 << 20;
+/// How long the thread lets traces gather after the first one, well below the 200 ms after which a
+/// finished call must survive `kill -9`.
+const GATHER: Duration = Duration::from_millis(20);
+/// Between two rounds that force what was written to the disk: what a power cut may cost.
+const SYNC: Duration = Duration::from_millis(500);
+/// How often figures are brought up to date, and exporters looked after.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a flush looks whether all is sent.
+const FLUSHED: Duration = Duration::from_millis(20);
+
+/// Takes traces and delivers them; one a process.
+pub struct Delivery {
+    queue: Mutex<Queue>,
+    /// There is something to write, or somebody waits for it.
+    wake: Condvar,
+    /// Something was written.
+    done: Condvar,
+    outlets: ArcSwap<Vec<Arc<Outlet>>>,
+    /// The outlets are others.
+    changed: Notify,
+    is_flushing: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Queue {
+    #[expect(clippy::vec_box, reason = "under the lock pointers are moved, not records")]
+    waiting: Vec<Box<Trace>>,
+    /// Bytes held by what is not written yet.
+    bytes: usize,
+    /// Traces ever queued, and how many of them are written.
+    queued: u64,
+    written: u64,
+    /// Whether the thread runs.
+    is_running: bool,
+    is_flushing: bool,
+    /// No trace follows.
+    is_closed: bool,
+}
+
+/// One destination with all that outlives its settings.
+pub struct Outlet {
+    name: Arc<str>,
+    spool: Arc<Spool>,
+    state: State,
+    settings: watch::Sender<Arc<Destination>>,
+    is_flushing: Arc<AtomicBool>,
+}
+
+impl Outlet {
+    fn is_flushing(&self) -> bool {
+        self.is_flushing.load(Ordering::Relaxed)
+    }
+
+    /// Whether waiting longer would bring nothing more to the destination.
+    fn is_idle(&self) -> bool {
+        let holds = self.spool.holds();
+        let is_well = self.state.going() == Going::Well && holds.is_ours;
+        !is_well || holds.records <= self.state.aside()
+    }
+
+    fn status(&self, now: SystemTime) -> Status {
+        let holds = self.spool.holds();
+        let state = match (self.state.is_disk_bad(), holds.is_ours, self.state.going()) {
+            (true, ..) => "spool_unusable",
+            (false, false, _) if holds.is_open => "spool_in_use",
+            (false, _, Going::Well) => "ok",
+            (false, _, Going::Away) => "retrying",
+            (false, _, Going::Refused) => "refused",
+        };
+        let oldest = self.state.oldest_ms().or(holds.oldest_ms).filter(|_| holds.records > 0);
+        let oldest = oldest.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+        Status {
+            name: Arc::clone(&self.name),
+            is_langfuse: self.settings.borrow().kind == DestinationKind::Langfuse,
+            state,
+            backlog: holds.records,
+            backlog_bytes: holds.bytes,
+            // A clock that was set back makes no negative age.
+            lag: oldest.map(|at| now.duration_since(at).unwrap_or_default()),
+            sent: self.state.sent(),
+            retried: self.state.retried(),
+            dropped: self.state.dropped(),
+            last_error: self.state.last(),
+        }
+    }
+}
+
+/// How a destination does, for `/status`.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether it is the one of `langfuse:`.
+    pub is_langfuse: bool,
+    /// `ok`, `retrying`, `refused`, `spool_unusable` or `spool_in_use`.
+    pub state: &'static str,
+    /// Traces on disk and not accepted yet.
+    pub backlog: u64,
+    /// Bytes on disk.
+    pub backlog_bytes: u64,
+    /// Age of the oldest of them; `None` without any, or where it has not been read yet.
+    pub lag: Option<Duration>,
+    /// Traces accepted, since the start.
+    pub sent: u64,
+    /// Traces sent once more, since the start.
+    pub retried: u64,
+    /// Traces lost, since the start.
+    pub dropped: [(Reason, u64); Reason::ALL.len()],
+    /// What went wrong last.
+    pub last_error: Option<Trouble>,
+}
+
+impl Delivery {
+    /// A delivery to nowhere, until [`Delivery::apply`].
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            outlets: ArcSwap::default(),
+            changed: Notify::new(),
+            is_flushing: Arc::default(),
+            metrics,
+        })
+    }
+
+    /// Takes a trace. Never waits and never fails: where the disk does not keep up the trace is
+    /// dropped and counted, and without destinations it is dropped.
+    pub fn hand_over(&self, trace: Box<Trace>) {
+        if self.outlets.load().is_empty() {
+            return;
+        }
+        let bytes = trace.bytes();
+        let mut queue = self.lock();
+        if !queue.is_running || queue.is_closed {
+            return;
+        }
+        if queue.waiting.len() >= MOST_WAITING || queue.bytes + bytes > MOST_WAITING_BYTES {
+            drop(queue);
+            for outlet in &**self.outlets.load() {
+                outlet.state.add_dropped(Reason::Memory, 1);
+            }
+            return;
+        }
+        let was_empty = queue.waiting.is_empty();
+        queue.waiting.push(trace);
+        (queue.bytes, queue.queued) = (queue.bytes + bytes, queue.queued + 1);
+        drop(queue);
+        if was_empty {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Sends to these from now on. What waits for one that stays goes to its new address, with its
+    /// new keys; what waits for one that is gone stays on disk until it comes back.
+    pub fn apply(self: &Arc<Self>, destinations: &[Arc<Destination>]) {
+        let old = self.outlets.load_full();
+        let outlet = |to: &Arc<Destination>| {
+            let max_bytes = to.spool.max_bytes.0;
+            if let Some(known) = old.iter().find(|outlet| outlet.name == to.name) {
+                known.spool.bound(max_bytes);
+                known.settings.send_replace(Arc::clone(to));
+                return Arc::clone(known);
+            }
+            Arc::new(Outlet {
+                name: Arc::clone(&to.name),
+                spool: Arc::new(Spool::new(to.spool.path.clone(), max_bytes)),
+                state: State::new(Arc::clone(&self.metrics)),
+                settings: watch::Sender::new(Arc::clone(to)),
+                is_flushing: Arc::clone(&self.is_flushing),
+            })
+        };
+        self.outlets.store(Arc::new(destinations.iter().map(outlet).collect()));
+        if !destinations.is_empty() {
+            self.start_threads();
+        }
+        self.changed.notify_one();
+    }
+
+    /// The writer, and the one that makes the disk keep what is written: that may take a second on
+    /// a slow disk, in which the writer must go on.
+    fn start_threads(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.lock().is_running, true) {
+            return;
+        }
+        let writer = Writer::new(Arc::clone(self));
+        let weak = Arc::downgrade(self);
+        let sync = move || {
+            while let Some(delivery) = weak.upgrade() {
+                delivery.sync();
+                if delivery.wait_for_close(SYNC) {
+                    return;
+                }
+            }
+        };
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        if let Err(error) = named("traces").spawn(move || writer.run()) {
+            tracing::error!(%error, "traces cannot be written");
+            self.ended();
+        } else if let Err(error) = named("traces-sync").spawn(sync) {
+            tracing::error!(%error, "a power cut may lose traces");
+        }
+    }
+
+    /// Runs the exporters, for ever.
+    pub async fn run(&self) {
+        let mut running: Vec<(Arc<Outlet>, JoinHandle<()>)> = Vec::new();
+        loop {
+            let outlets = self.outlets.load_full();
+            running.retain(|(outlet, task)| {
+                let is_wanted = outlets.iter().any(|other| Arc::ptr_eq(outlet, other));
+                if !is_wanted {
+                    task.abort();
+                }
+                // One that panicked begins anew from what the spool knows.
+                is_wanted && !task.is_finished()
+            });
+            for outlet in &*outlets {
+                if !running.iter().any(|(other, _)| Arc::ptr_eq(outlet, other)) {
+                    let task = tokio::spawn(exporter::run(Arc::clone(outlet)));
+                    running.push((Arc::clone(outlet), task));
+                }
+            }
+            self.observe(&outlets);
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Gauges: the destination that is furthest behind.
+    fn observe(&self, outlets: &[Arc<Outlet>]) {
+        let now = SystemTime::now();
+        let statuses: Vec<_> = outlets.iter().map(|outlet| outlet.status(now)).collect();
+        let backlog = statuses.iter().map(|status| status.backlog).max();
+        let lag = statuses.iter().filter_map(|status| status.lag).max();
+        self.metrics.traces_waiting(backlog.unwrap_or_default(), lag.unwrap_or_default());
+    }
+
+    /// How each destination does, in configured order.
+    #[must_use]
+    pub fn status(&self, now: SystemTime) -> Vec<Status> {
+        self.outlets.load().iter().map(|outlet| outlet.status(now)).collect()
+    }
+
+    /// Sends what is there without waiting for more, until all is sent, nothing can be, or the
+    /// time is over. The rest stays in the spool.
+    pub async fn flush(&self, until: Instant) {
+        self.is_flushing.store(true, Ordering::Relaxed);
+        let goal = {
+            let mut queue = self.lock();
+            queue.is_flushing = true;
+            queue.queued
+        };
+        self.wake.notify_one();
+        let is_flushed = || {
+            let is_written = !self.lock().is_running || self.lock().written >= goal;
+            is_written && self.outlets.load().iter().all(|outlet| outlet.is_idle())
+        };
+        while !is_flushed() && Instant::now() < until {
+            for outlet in &**self.outlets.load() {
+                outlet.spool.look();
+            }
+            tokio::time::sleep(FLUSHED).await;
+        }
+    }
+
+    /// Takes nothing more, and waits until all is on disk, but not longer than `within`. Blocks the
+    /// thread; meant for the end of the process.
+    pub fn close(&self, within: Duration) {
+        let mut queue = self.lock();
+        queue.is_closed = true;
+        let is_open = |queue: &mut Queue| queue.is_running;
+        self.wake.notify_one();
+        drop(self.done.wait_timeout_while(queue, within, is_open));
+        self.sync();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Swaps the empty `batch` for the traces that wait; how many were ever queued, and whether
+    /// none follows. Comes back after `at_most` in any case.
+    #[expect(clippy::vec_box, reason = "swapped with `waiting`")]
+    fn take(&self, batch: &mut Vec<Box<Trace>>, at_most: Duration) -> (u64, bool) {
+        let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closed;
+        let filling = |queue: &mut Queue| {
+            !queue.is_closed
+                && !queue.is_flushing
+                && !queue.waiting.is_empty()
+                && queue.bytes < MOST_WAITING_BYTES / 4
+                && queue.waiting.len() < MOST_WAITING / 4
+        };
+        let queue = self.lock();
+        let (queue, _) = self
+            .wake
+            .wait_timeout_while(queue, at_most, idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        let (mut queue, _) = self
+            .wake
+            .wait_timeout_while(queue, GATHER, filling)
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut queue.waiting, batch);
+        (queue.queued, queue.is_closed && queue.waiting.is_empty())
+    }
+
+    /// Its memory may be used again.
+    fn release(&self, bytes: usize) {
+        let mut queue = self.lock();
+        queue.bytes = queue.bytes.saturating_sub(bytes);
+    }
+
+    fn written(&self, upto: u64) {
+        self.lock().written = upto;
+        self.done.notify_all();
+    }
+
+    /// The writer has ended.
+    fn ended(&self) {
+        self.lock().is_running = false;
+        self.done.notify_all();
+    }
+
+    fn sync(&self) {
+        for outlet in &**self.outlets.load() {
+            if let Err(error) = outlet.spool.sync() {
+                tracing::warn!(destination = %outlet.name, %error, "traces are not forced to disk");
+            }
+        }
+    }
+
+    /// Whether the delivery was closed within this time.
+    fn wait_for_close(&self, at_most: Duration) -> bool {
+        let is_open = |queue: &mut Queue| !queue.is_closed;
+        let waited = self.done.wait_timeout_while(self.lock(), at_most, is_open);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}

@@ -5,12 +5,13 @@ mod table;
 mod words;
 
 pub use table::{ALL, About, Kind, page};
-pub use words::{Broken, Outcome, ReloadOutcome};
+pub use words::{Broken, Outcome, ReloadOutcome, TraceOutcome};
 
 use super::exchange::Exchange;
 use family::{Collect, Family};
 use prometheus::{Counter, Encoder as _, Gauge, Histogram, IntCounter, IntGauge, TextEncoder};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The label where a name is missing: no key was recognised, no upstream was reached.
 const NONE: &str = "none";
@@ -31,6 +32,9 @@ pub struct Metrics {
     streams_broken: Family<IntCounter>,
     rejections: Family<IntCounter>,
     inflight: Family<IntGauge>,
+    langfuse_traces: Family<IntCounter>,
+    langfuse_backlog: Family<IntGauge>,
+    langfuse_lag: Family<IntGauge>,
     config_generation: Family<IntGauge>,
     config_reloads: Family<IntCounter>,
     build_info: Family<IntGauge>,
@@ -56,6 +60,9 @@ impl Metrics {
             streams_broken: Family::new(&table::STREAMS_BROKEN),
             rejections: Family::new(&table::REJECTIONS),
             inflight: Family::new(&table::INFLIGHT),
+            langfuse_traces: Family::new(&table::LANGFUSE_TRACES),
+            langfuse_backlog: Family::new(&table::LANGFUSE_BACKLOG),
+            langfuse_lag: Family::new(&table::LANGFUSE_LAG),
             config_generation: Family::new(&table::CONFIG_GENERATION),
             config_reloads: Family::new(&table::CONFIG_RELOADS),
             build_info: Family::new(&table::BUILD_INFO),
@@ -64,6 +71,11 @@ impl Metrics {
         metrics.overhead.with(&[], |_| ());
         metrics.inflight.with(&[], |_| ());
         metrics.config_generation.with(&[], |_| ());
+        metrics.langfuse_backlog.with(&[], |_| ());
+        metrics.langfuse_lag.with(&[], |_| ());
+        for outcome in TraceOutcome::WORDS {
+            metrics.langfuse_traces.with(&[outcome], |_| ());
+        }
         for outcome in ReloadOutcome::WORDS {
             metrics.config_reloads.with(&[outcome], |_| ());
         }
@@ -157,6 +169,18 @@ impl Metrics {
         self.upstream_healthy.with(&[upstream], |gauge| gauge.set(healthy.into()));
     }
 
+    /// Counts traces by what became of them.
+    pub fn traces(&self, outcome: TraceOutcome, traces: u64) {
+        self.langfuse_traces.with(&[outcome.as_str()], |counter| counter.inc_by(traces));
+    }
+
+    /// Says how many traces wait for delivery, and for how long the oldest of them has.
+    pub fn traces_waiting(&self, backlog: u64, lag: Duration) {
+        let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.langfuse_backlog.with(&[], |gauge| gauge.set(whole(backlog)));
+        self.langfuse_lag.with(&[], |gauge| gauge.set(whole(lag.as_secs())));
+    }
+
     /// Everything in Prometheus' text format, `text/plain; version=0.0.4`.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
@@ -185,6 +209,9 @@ impl Metrics {
             &self.streams_broken,
             &self.rejections,
             &self.inflight,
+            &self.langfuse_traces,
+            &self.langfuse_backlog,
+            &self.langfuse_lag,
             &self.config_generation,
             &self.config_reloads,
             &self.build_info,
@@ -233,6 +260,8 @@ mod tests {
         metrics.stream_broken("openrouter-main", Broken::TooLong);
         metrics.upstream_healthy("openrouter-main", true);
         metrics.upstream_healthy("openrouter-spare", false);
+        metrics.traces(TraceOutcome::Sent, 5);
+        metrics.traces_waiting(12, Duration::from_millis(3_900));
         metrics.config_generation(3);
         metrics.config_reload(ReloadOutcome::Applied);
         drop(metrics.upstream_inflight(&"openrouter-main".into()));

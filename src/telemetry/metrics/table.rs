@@ -3,7 +3,7 @@
 //! docs/metrics.md is [`page`], written anew by
 //! `cargo test --lib writes_the_metrics_page -- --ignored`.
 
-use super::words::{Broken, Outcome, ReloadOutcome};
+use super::words::{Broken, Outcome, ReloadOutcome, TraceOutcome};
 use std::fmt::Write as _;
 
 /// One metric, as Prometheus and as a reader of the documentation sees it.
@@ -148,6 +148,27 @@ pub(super) const INFLIGHT: About = About {
     help: "Requests being served now.",
     why: "Load; what a drain still waits for.",
 };
+pub(super) const LANGFUSE_TRACES: About = About {
+    name: "cirque_langfuse_traces_total",
+    kind: Kind::Counter,
+    labels: &["outcome"],
+    help: "Traces by what became of them, at Langfuse and any other destination: spooled to disk, sent, retried, dropped.",
+    why: "Whether traces arrive; a rise of dropped is a loss, and /status says why.",
+};
+pub(super) const LANGFUSE_BACKLOG: About = About {
+    name: "cirque_langfuse_backlog",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Traces on disk that are not delivered yet, at the destination furthest behind.",
+    why: "Whether Langfuse is away, or slower than the traffic.",
+};
+pub(super) const LANGFUSE_LAG: About = About {
+    name: "cirque_langfuse_lag_seconds",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Age of the oldest trace that is not delivered yet, at the destination furthest behind.",
+    why: "How late traces are; page when it keeps growing.",
+};
 pub(super) const CONFIG_GENERATION: About = About {
     name: "cirque_config_generation",
     kind: Kind::Gauge,
@@ -171,7 +192,7 @@ pub(super) const BUILD_INFO: About = About {
 };
 
 /// Every metric, in the order of the page and of `/metrics`.
-pub const ALL: [&About; 17] = [
+pub const ALL: [&About; 20] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &OVERHEAD,
@@ -186,6 +207,9 @@ pub const ALL: [&About; 17] = [
     &STREAMS_BROKEN,
     &REJECTIONS,
     &INFLIGHT,
+    &LANGFUSE_TRACES,
+    &LANGFUSE_BACKLOG,
+    &LANGFUSE_LAG,
     &CONFIG_GENERATION,
     &CONFIG_RELOADS,
     &BUILD_INFO,
@@ -233,6 +257,7 @@ pub fn page() -> String {
     for (label, words) in [
         ("`outcome` of `cirque_upstream_requests_total`, `reason` of a failover", Outcome::WORDS),
         ("`reason` of `cirque_streams_broken_total`", Broken::WORDS),
+        ("`outcome` of `cirque_langfuse_traces_total`", TraceOutcome::WORDS),
         ("`outcome` of `cirque_config_reloads_total`", ReloadOutcome::WORDS),
     ] {
         writeln!(page, "- {label}: {}", words.join(", ")).ok();

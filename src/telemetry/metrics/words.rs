@@ -73,6 +73,20 @@ words! {
 }
 
 words! {
+    /// What became of a trace.
+    TraceOutcome {
+        /// A destination has accepted it.
+        Sent = "sent",
+        /// It is sent once more: the destination was away, or refused.
+        Retried = "retried",
+        /// It is lost; `/status` says why.
+        Dropped = "dropped",
+        /// It is on disk.
+        Spooled = "spooled",
+    }
+}
+
+words! {
     /// What a reload did.
     ReloadOutcome {
         /// The new configuration is in force.

@@ -1,0 +1,102 @@
+//! One export: which stretch of the spool it is, and the bytes that are sent, the same each time.
+
+use super::super::spool::read::{Lot, Part};
+use super::shorten::shorten;
+use crate::telemetry::langfuse::envelope;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::io::Write as _;
+
+/// A lot, ready to be sent.
+#[derive(Debug)]
+pub(super) struct Batch {
+    lot: Lot,
+    /// What is sent: gzip.
+    pub(super) bytes: Bytes,
+    /// Its length before compression.
+    pub(super) length: usize,
+    is_shortened: bool,
+}
+
+impl Batch {
+    /// Envelope and compression; takes milliseconds for megabytes.
+    pub(super) fn new(lot: Lot) -> Self {
+        let body = envelope(lot.parts.iter().map(|part| &*part.body));
+        let length = body.len();
+        Self { lot, bytes: gzip(&body), length, is_shortened: false }
+    }
+
+    /// Traces inside.
+    pub(super) const fn traces(&self) -> u64 {
+        self.lot.parts.len() as u64
+    }
+
+    /// First number, and one above the last, of what is done with once this is.
+    pub(super) const fn range(&self) -> (u64, u64) {
+        (self.lot.from, self.lot.to)
+    }
+
+    /// When the first of them finished, in milliseconds since 1970.
+    pub(super) fn oldest_ms(&self) -> u64 {
+        self.lot.parts.first().map_or(0, |part| part.finished_ms)
+    }
+
+    /// The same as two; as one where there is nothing to divide.
+    pub(super) fn halves(self) -> Vec<Self> {
+        let Lot { from, to, mut parts, lost } = self.lot;
+        let second = parts.split_off(parts.len() / 2);
+        let middle = second.first().map_or(to, |part| part.number);
+        let lot = |from, to, parts: Vec<Part>| Lot { from, to, parts, lost };
+        let both = [lot(from, middle, parts), lot(middle, to, second)];
+        both.into_iter().filter(|lot| lot.from < lot.to).map(Self::new).collect()
+    }
+
+    /// The same with its long texts cut; `None` where that was done or makes nothing shorter.
+    pub(super) fn shortened(&self) -> Option<Self> {
+        if self.is_shortened {
+            return None;
+        }
+        let mut lot = self.lot.clone();
+        for part in &mut lot.parts {
+            part.body = shorten(&part.body)?.into();
+        }
+        Some(Self { is_shortened: true, ..Self::new(lot) })
+    }
+}
+
+/// The fastest level: prompts shrink to a third with it, and the next level costs twice the time.
+fn gzip(body: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    // Writing to memory cannot fail.
+    let written = encoder.write_all(body).and_then(|()| encoder.finish());
+    written.unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lot(numbers: &[u64], (from, to): (u64, u64)) -> Lot {
+        let part = |number: &u64| Part {
+            number: *number,
+            finished_ms: 1_000 + number,
+            body: format!("{{\"n\":{number}}}").into(),
+        };
+        Lot { from, to, parts: numbers.iter().map(part).collect(), lost: 0 }
+    }
+
+    #[test]
+    fn halves_cover_the_same_stretch_and_gaps_belong_to_one_of_them() {
+        let halves = Batch::new(lot(&[3, 4, 7, 9], (2, 12))).halves();
+        let told: Vec<_> = halves.iter().map(|half| (half.range(), half.traces())).collect();
+        assert_eq!(told, [((2, 7), 2), ((7, 12), 2)]);
+        assert_eq!((halves[0].oldest_ms(), halves[1].oldest_ms()), (1_003, 1_007));
+    }
+
+    #[test]
+    fn the_same_lot_makes_the_same_bytes() {
+        let lot = lot(&[1, 2], (1, 3));
+        assert_eq!(Batch::new(lot.clone()).bytes, Batch::new(lot).bytes);
+    }
+}

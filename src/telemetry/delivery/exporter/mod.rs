@@ -1,0 +1,354 @@
+//! One destination's exporter: takes lots from its spool, posts them, and settles what was accepted.
+//!
+//! The bytes of an export are made once and sent again unchanged: Langfuse knows a span that comes
+//! twice by its id and start (LANGFUSE section 4). It never gives up on its own; a trace is dropped
+//! only where the destination takes others and not this one.
+
+mod batch;
+mod pace;
+mod shorten;
+
+pub use pace::Going;
+
+use super::Outlet;
+use super::http;
+use super::reply::{Reply, Verdict};
+use super::spool::read::Cursor;
+use super::state::Reason;
+use crate::telemetry::langfuse::Destination;
+use batch::Batch;
+use pace::Pace;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Most traces of one export.
+const MOST_TRACES: usize = 100;
+/// Most bytes of one export, uncompressed; a larger trace goes alone. Langfuse's cloud takes 5 MB.
+const MOST_BYTES: usize = 2 << 20;
+/// However small a destination wants it, in bytes.
+const LEAST_BYTES: usize = 16 << 10;
+/// How long traces gather before an export that is not full.
+const GATHER: Duration = Duration::from_secs(1);
+/// So many refused one by one, with nothing accepted in between, are no longer taken for traces
+/// that cannot be read, but for a destination that reads none: then one is tried now and then.
+const SUSPICIOUS: usize = 8;
+/// Most of them that are remembered; the oldest are given up.
+const MOST_ASIDE: usize = 10_000;
+/// The same problem is told again after so long.
+const TELL_EVERY: Duration = Duration::from_mins(1);
+/// Tries to read a segment before the rest of it is given up, and the time between them.
+const READS: u32 = 5;
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// Exports until the outlet closes.
+pub(super) async fn run(outlet: Arc<Outlet>) {
+    let cursor = loop {
+        if let Some(cursor) = Cursor::new(Arc::clone(&outlet.spool)) {
+            break cursor;
+        }
+        outlet.spool.grown().await;
+    };
+    let client = match http::client() {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::error!(destination = %outlet.name, %error, "no HTTP client for traces");
+            outlet.state.failed("no HTTP client could be built".into(), SystemTime::now());
+            return std::future::pending().await;
+        }
+    };
+    let settings = outlet.settings.subscribe();
+    Exporter {
+        outlet,
+        client,
+        settings,
+        cursor,
+        pace: Pace::new(),
+        under_way: JoinSet::new(),
+        flying: VecDeque::new(),
+        again: VecDeque::new(),
+        aside: VecDeque::new(),
+        most_bytes: MOST_BYTES,
+        gathering: None,
+        failed_reads: 0,
+        is_rewinding: false,
+        told: None,
+    }
+    .run()
+    .await;
+}
+
+struct Exporter {
+    outlet: Arc<Outlet>,
+    client: reqwest::Client,
+    settings: watch::Receiver<Arc<Destination>>,
+    cursor: Cursor,
+    pace: Pace,
+    under_way: JoinSet<Ended>,
+    /// When the oldest trace of each export under way finished.
+    flying: VecDeque<u64>,
+    /// To be sent before anything new.
+    again: VecDeque<Batch>,
+    /// Single traces that were refused, by their stretch of the spool; dropped as soon as others
+    /// are accepted.
+    aside: VecDeque<(u64, u64)>,
+    /// Lowered where the destination says that it is too much.
+    most_bytes: usize,
+    /// Until when traces gather.
+    gathering: Option<Instant>,
+    failed_reads: u32,
+    /// Whether everything that is not done with is to be read again, once nothing is under way.
+    is_rewinding: bool,
+    /// The problem told last, and when.
+    told: Option<(String, Instant)>,
+}
+
+struct Ended {
+    batch: Batch,
+    outcome: Result<Reply, reqwest::Error>,
+}
+
+impl Exporter {
+    async fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            self.start(now);
+            self.tell();
+            let wake = [self.pace.not_before(), self.gathering].into_iter().flatten();
+            let wake = wake.filter(|at| *at > now).min();
+            tokio::select! {
+                Some(ended) = self.under_way.join_next() => match ended {
+                    Ok(ended) => self.ended(ended),
+                    // It panicked; what it held is read anew.
+                    Err(_) => self.is_rewinding = true,
+                },
+                () = tokio::time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
+                () = self.outlet.spool.grown() => {}
+                changed = self.settings.changed() => match changed {
+                    Ok(()) => self.reset(),
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    /// Starts what may start.
+    fn start(&mut self, now: Instant) {
+        if self.is_rewinding && !self.rewind() {
+            return;
+        }
+        while self.pace.may_start(self.under_way.len(), now) {
+            let Some(batch) = self.again.pop_front().or_else(|| self.next(now)) else { return };
+            self.flying.push_back(batch.oldest_ms());
+            let to = self.settings.borrow().clone();
+            let request = self.client.post(&to.url).headers(to.headers.iter().cloned().collect());
+            let request = request
+                .header("content-type", "application/json")
+                .header("content-encoding", "gzip")
+                .body(batch.bytes.clone());
+            self.under_way.spawn(async { Ended { batch, outcome: http::post(request).await } });
+        }
+    }
+
+    /// A new batch from the spool, once it is full or traces have gathered for long enough.
+    fn next(&mut self, now: Instant) -> Option<Batch> {
+        let (traces, bytes) = self.cursor.waiting();
+        if traces == 0 {
+            self.gathering = None;
+            return None;
+        }
+        let is_full = traces >= MOST_TRACES as u64 || bytes >= self.most_bytes as u64;
+        let until = *self.gathering.get_or_insert(now + GATHER);
+        if !is_full && now < until && !self.outlet.is_flushing() {
+            return None;
+        }
+        let taken = self.cursor.take(MOST_TRACES, self.most_bytes);
+        self.gathering = None;
+        match taken {
+            Ok(lot) => {
+                self.failed_reads = 0;
+                let lot = lot?;
+                self.outlet.state.add_dropped(Reason::Damage, lot.lost);
+                if lot.parts.is_empty() {
+                    self.settle((lot.from, lot.to));
+                    return self.next(now);
+                }
+                Some(Batch::new(lot))
+            }
+            Err(error) => {
+                self.unreadable(&error, now);
+                None
+            }
+        }
+    }
+
+    fn unreadable(&mut self, error: &std::io::Error, now: Instant) {
+        let name = &self.outlet.name;
+        tracing::error!(destination = %name, %error, "traces on disk cannot be read");
+        self.outlet.state.failed(format!("the spool cannot be read: {error}"), SystemTime::now());
+        self.failed_reads += 1;
+        if self.failed_reads >= READS {
+            self.failed_reads = 0;
+            self.cursor.skip_segment();
+        }
+        self.gathering = Some(now + READ_AGAIN);
+    }
+
+    fn ended(&mut self, Ended { batch, outcome }: Ended) {
+        let oldest = batch.oldest_ms();
+        if let Some(at) = self.flying.iter().position(|ms| *ms == oldest) {
+            self.flying.remove(at);
+        }
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let traces = batch.traces();
+        match outcome {
+            Ok(reply) => match reply.verdict(wall) {
+                Verdict::Accepted { rejected } => self.accepted(&batch, rejected, &reply),
+                Verdict::Later { after } => {
+                    self.failed(reply.words(), &reply.said());
+                    self.pace.later(after, now, &mut rand::rng());
+                    self.once_more(batch, traces);
+                }
+                Verdict::Refused => {
+                    self.failed(reply.words(), &reply.said());
+                    self.pace.refused(now);
+                    self.once_more(batch, traces);
+                }
+                Verdict::TooLarge => self.too_large(batch, &reply),
+                Verdict::Unreadable => self.not_understood(batch, &reply, now),
+            },
+            Err(error) => {
+                let (words, details) = http::trouble(error);
+                self.failed(words, &details);
+                self.pace.later(None, now, &mut rand::rng());
+                self.once_more(batch, traces);
+            }
+        }
+    }
+
+    fn once_more(&mut self, batch: Batch, traces: u64) {
+        self.outlet.state.add_retried(traces);
+        self.again.push_front(batch);
+    }
+
+    fn accepted(&mut self, batch: &Batch, rejected: u64, reply: &Reply) {
+        self.pace.accepted();
+        self.settle(batch.range());
+        let rejected = rejected.min(batch.traces());
+        self.outlet.state.add_sent(batch.traces() - rejected);
+        if rejected > 0 {
+            self.failed("it accepted an export and rejected some of it".into(), &reply.said());
+            self.outlet.state.add_dropped(Reason::Rejected, rejected);
+        }
+        // It takes others: so it was not the destination, it was these.
+        for range in std::mem::take(&mut self.aside) {
+            self.give_up(range, Reason::Rejected);
+        }
+    }
+
+    fn too_large(&mut self, batch: Batch, reply: &Reply) {
+        self.failed(reply.words(), &reply.said());
+        if batch.traces() > 1 {
+            self.most_bytes = (batch.length / 2).clamp(LEAST_BYTES, self.most_bytes);
+            self.split(batch);
+        } else if let Some(shorter) = batch.shortened() {
+            self.again.push_front(shorter);
+        } else {
+            self.give_up(batch.range(), Reason::TooLarge);
+        }
+    }
+
+    /// One bad trace must not cost its neighbours: halve until it stands alone, then set it aside.
+    fn not_understood(&mut self, batch: Batch, reply: &Reply, now: Instant) {
+        self.failed(reply.words(), &reply.said());
+        if batch.traces() > 1 {
+            self.split(batch);
+            return;
+        }
+        self.aside.push_back(batch.range());
+        if self.aside.len() > MOST_ASIDE
+            && let Some(oldest) = self.aside.pop_front()
+        {
+            self.give_up(oldest, Reason::Rejected);
+        }
+        if self.aside.len() >= SUSPICIOUS {
+            self.pace.refused(now);
+        }
+    }
+
+    fn split(&mut self, batch: Batch) {
+        for half in batch.halves().into_iter().rev() {
+            self.again.push_front(half);
+        }
+    }
+
+    /// One trace is lost.
+    fn give_up(&mut self, range: (u64, u64), reason: Reason) {
+        self.outlet.state.add_dropped(reason, 1);
+        self.settle(range);
+    }
+
+    fn settle(&mut self, (from, to): (u64, u64)) {
+        if let Err(error) = self.outlet.spool.settle(from, to) {
+            // After a crash these would be sent again.
+            self.failed("the spool's position cannot be noted".into(), &error.to_string());
+        }
+    }
+
+    /// Other keys or another address: everything is tried anew, at once.
+    fn reset(&mut self) {
+        self.pace = Pace::new();
+        self.most_bytes = MOST_BYTES;
+        self.is_rewinding = !self.aside.is_empty();
+    }
+
+    /// Whether reading has begun anew.
+    fn rewind(&mut self) -> bool {
+        if !self.under_way.is_empty() {
+            return false;
+        }
+        if let Some(cursor) = Cursor::new(Arc::clone(&self.outlet.spool)) {
+            self.cursor = cursor;
+            self.again.clear();
+            self.aside.clear();
+            self.flying.clear();
+        }
+        self.is_rewinding = false;
+        true
+    }
+
+    fn failed(&mut self, words: String, details: &str) {
+        let now = Instant::now();
+        let is_news = self
+            .told
+            .as_ref()
+            .is_none_or(|(told, at)| *told != words || now.duration_since(*at) > TELL_EVERY);
+        if is_news {
+            let name = &self.outlet.name;
+            tracing::warn!(destination = %name, problem = words, details, "traces not accepted");
+            self.told = Some((words.clone(), now));
+        }
+        self.outlet.state.failed(words, SystemTime::now());
+    }
+
+    /// Lets others see how it goes.
+    fn tell(&self) {
+        let (state, name) = (&self.outlet.state, &self.outlet.name);
+        let again = self.again.iter().map(Batch::oldest_ms);
+        state.set_oldest(self.flying.iter().copied().chain(again).min());
+        state.set_aside(self.aside.len());
+        if state.set_going(self.pace.going()) {
+            match self.pace.going() {
+                Going::Well => tracing::info!(destination = %name, "traces are accepted again"),
+                // What is wrong has just been told.
+                Going::Away => {}
+                Going::Refused => {
+                    tracing::error!(destination = %name, "traces are refused and wait in the spool");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! When an export may start: two at a time while all is well, one to try while it is not.
+
+use rand::Rng;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Exports under way at once.
+const AT_ONCE: usize = 2;
+/// Bounds of the wait after a failure; doubled from one to the next.
+const WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// The least wait, so that jitter never becomes a loop without one.
+const LEAST: Duration = Duration::from_millis(50);
+/// Between two tries while keys or address are refused: somebody has to act first, and a reload
+/// that changes them tries at once.
+const REFUSED: Duration = Duration::from_mins(1);
+
+/// How it goes with a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Going {
+    /// Exports are accepted, as far as there were any.
+    Well,
+    /// It does not answer, or asks to come later.
+    Away,
+    /// It refuses keys, address, or all that is sent.
+    Refused,
+}
+
+/// Decides when the next export starts.
+#[derive(Debug)]
+pub(super) struct Pace {
+    going: Going,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+impl Pace {
+    /// All is well until something is not.
+    pub(super) const fn new() -> Self {
+        Self { going: Going::Well, failures: 0, not_before: None }
+    }
+
+    /// How it goes.
+    pub(super) const fn going(&self) -> Going {
+        self.going
+    }
+
+    /// Whether one more export may start beside those under way.
+    pub(super) fn may_start(&self, under_way: usize, now: Instant) -> bool {
+        let at_once = if self.going == Going::Well { AT_ONCE } else { 1 };
+        under_way < at_once && self.not_before.is_none_or(|at| now >= at)
+    }
+
+    /// When to look again, where something must be waited for.
+    pub(super) const fn not_before(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    /// An export was accepted.
+    pub(super) const fn accepted(&mut self) {
+        *self = Self::new();
+    }
+
+    /// One failed and may do better later: full jitter, so that many gateways do not come back at
+    /// the same instant, and never before the time the destination named.
+    pub(super) fn later(&mut self, after: Option<Duration>, now: Instant, random: &mut impl Rng) {
+        let most = WAIT.0.saturating_mul(1 << self.failures.min(16)).min(WAIT.1);
+        let wait = random.random_range(Duration::ZERO..=most).max(LEAST);
+        self.failures = self.failures.saturating_add(1);
+        self.wait(Going::Away, wait.max(after.unwrap_or_default()), now);
+    }
+
+    /// One was refused, and so will be the next.
+    pub(super) fn refused(&mut self, now: Instant) {
+        self.wait(Going::Refused, REFUSED, now);
+    }
+
+    fn wait(&mut self, going: Going, wait: Duration, now: Instant) {
+        self.going = going;
+        // Two may fail at once; the longer wait holds.
+        self.not_before = self.not_before.max(now.checked_add(wait));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    #[test]
+    fn waits_grow_are_bounded_and_differ() {
+        let (now, mut random) = (Instant::now(), SmallRng::seed_from_u64(7));
+        let mut longest = vec![Duration::ZERO; 12];
+        for _ in 0..200 {
+            let mut pace = Pace::new();
+            for longest in &mut longest {
+                pace.not_before = None;
+                pace.later(None, now, &mut random);
+                let wait = pace.not_before().unwrap() - now;
+                assert!(wait >= LEAST && wait <= WAIT.1);
+                *longest = wait.max(*longest);
+            }
+        }
+        assert!(longest[0] <= WAIT.0 && longest[3] > WAIT.0 * 4, "{longest:?}");
+        assert!(longest[11] > WAIT.1 / 2);
+    }
+
+    #[test]
+    fn in_trouble_one_export_tries_and_success_ends_it() {
+        let (now, mut random) = (Instant::now(), SmallRng::seed_from_u64(7));
+        let mut pace = Pace::new();
+        assert!(pace.may_start(1, now) && !pace.may_start(2, now));
+        pace.later(Some(Duration::from_secs(30)), now, &mut random);
+        assert!(!pace.may_start(0, now + Duration::from_secs(29)));
+        let then = now + Duration::from_secs(30);
+        assert!(pace.may_start(0, then) && !pace.may_start(1, then));
+        pace.later(None, now, &mut random);
+        assert!(!pace.may_start(0, now + Duration::from_secs(29)), "what it asked for still holds");
+        pace.accepted();
+        assert!(pace.may_start(1, now) && pace.going() == Going::Well);
+        pace.refused(now);
+        assert!(
+            !pace.may_start(0, now + Duration::from_secs(59)) && pace.going() == Going::Refused
+        );
+    }
+}

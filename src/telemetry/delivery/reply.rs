@@ -1,0 +1,163 @@
+//! What a destination's answer to an export means.
+
+use serde::Deserialize;
+use serde_json::Value;
+use std::time::{Duration, SystemTime};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+/// Longer waits than this are not believed.
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
+
+/// What is to be done about an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It has them. So many spans it took note of and did not want; they are not to be sent again.
+    Accepted {
+        /// Spans.
+        rejected: u64,
+    },
+    /// Send the same again, not before so long.
+    Later {
+        /// As it asked.
+        after: Option<Duration>,
+    },
+    /// Credentials, address or quota: nothing gets better by trying soon.
+    Refused,
+    /// Send less at once.
+    TooLarge,
+    /// It cannot read something in there.
+    Unreadable,
+}
+
+/// An answer, as far as it matters.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reply {
+    /// HTTP status.
+    pub(super) status: u16,
+    /// The header of that name.
+    pub(super) retry_after: Option<String>,
+    /// The beginning of the body.
+    pub(super) body: Vec<u8>,
+}
+
+impl Reply {
+    /// What it means.
+    pub(super) fn verdict(&self, now: SystemTime) -> Verdict {
+        match self.status {
+            200..=299 => Verdict::Accepted { rejected: rejected_spans(&self.body) },
+            400 | 415 | 422 => Verdict::Unreadable,
+            413 => Verdict::TooLarge,
+            408 | 425 | 429 | 500..=599 => {
+                let after = self.retry_after.as_deref().and_then(|text| wait(text, now));
+                Verdict::Later { after }
+            }
+            _ => Verdict::Refused,
+        }
+    }
+
+    /// The same in words of ours: also callers read them.
+    pub(super) fn words(&self) -> String {
+        let meaning = match self.status {
+            300..=399 => "a redirect, which is not followed; check the address",
+            400 | 415 | 422 => "it cannot read what we send",
+            401 => "it does not accept the keys; check that they belong to this host",
+            402 | 403 => "it refuses these keys, or their plan is used up",
+            404 | 405 | 410 => "it takes no traces at this address; check the host",
+            413 => "too much at once",
+            429 => "too many requests",
+            408 | 425 | 500..=599 => "it is in trouble",
+            _ => "an answer that makes no sense here; check the address",
+        };
+        format!("status {}: {meaning}", self.status)
+    }
+
+    /// What it said itself, for the log alone.
+    pub(super) fn said(&self) -> String {
+        const LONGEST: usize = 300;
+        let text = String::from_utf8_lossy(&self.body);
+        text.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
+    }
+}
+
+/// Seconds, or a date, as HTTP has it.
+fn wait(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    let wait = if let Ok(seconds) = text.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+        SystemTime::from(date).duration_since(now).unwrap_or_default()
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+/// OTLP's partial success. Langfuse answers with something else entirely: then there is none.
+fn rejected_spans(body: &[u8]) -> u64 {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Response {
+        partial_success: Partial,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Partial {
+        rejected_spans: Value,
+    }
+    let Ok(response) = serde_json::from_slice::<Response>(body) else { return 0 };
+    // A 64-bit integer, which OTLP's JSON writes as text.
+    let spans = response.partial_success.rejected_spans;
+    spans.as_u64().or_else(|| spans.as_str()?.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(status: u16) -> Verdict {
+        Reply { status, ..Reply::default() }.verdict(SystemTime::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn every_status_means_one_thing() {
+        for status in [200, 202, 207] {
+            assert_eq!(verdict(status), Verdict::Accepted { rejected: 0 });
+        }
+        for status in [408, 429, 500, 502, 503, 504, 521, 599] {
+            assert_eq!(verdict(status), Verdict::Later { after: None });
+        }
+        for status in [301, 401, 402, 403, 404, 405, 418, 101] {
+            assert_eq!(verdict(status), Verdict::Refused, "{status}");
+        }
+        assert_eq!(verdict(413), Verdict::TooLarge);
+        assert_eq!(verdict(400), Verdict::Unreadable);
+    }
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date_and_never_absurd() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_700);
+        let seconds = |text| wait(text, now).map(|wait| wait.as_secs());
+        assert_eq!(seconds("7"), Some(7));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(77));
+        assert_eq!(seconds("Sun, 06 Nov 1984 08:49:37 GMT"), Some(0));
+        assert_eq!(seconds("99999999"), Some(600));
+        for nonsense in ["", "-1", "soon", "1.5"] {
+            assert_eq!(seconds(nonsense), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_partial_success_is_counted_and_other_bodies_are_not_read() {
+        for (body, rejected) in [
+            (r#"{"partialSuccess":{"rejectedSpans":"3","errorMessage":"no"}}"#, 3),
+            (r#"{"partialSuccess":{"rejectedSpans":2}}"#, 2),
+            (r#"{"partialSuccess":{}}"#, 0),
+            (r#"{"id":"7","name":"otel-ingestion-job","data":{"payload":[1]}}"#, 0),
+            ("{}", 0),
+            ("", 0),
+            ("OK", 0),
+        ] {
+            assert_eq!(rejected_spans(body.as_bytes()), rejected, "{body}");
+        }
+    }
+}

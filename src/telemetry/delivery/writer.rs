@@ -1,0 +1,176 @@
+//! The one thread that turns traces into records and writes them: off every request's path.
+
+use super::spool::append::{Appender, Flushed, Pushed};
+use super::state::Reason;
+use super::{Delivery, Outlet};
+use crate::telemetry::langfuse::{Trace, encode};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often what failed is tried again, and losses may be told.
+const TICK: Duration = Duration::from_secs(1);
+/// At most one line about losses in this time.
+const WARN_EVERY: Duration = Duration::from_mins(1);
+
+/// The thread behind a [`Delivery`].
+pub(super) struct Writer {
+    delivery: Arc<Delivery>,
+    writing: Vec<(Arc<Outlet>, Appender)>,
+    /// One record at a time.
+    scratch: Vec<u8>,
+    ticked: Option<Instant>,
+    warned: Option<Instant>,
+}
+
+impl Writer {
+    pub(super) const fn new(delivery: Arc<Delivery>) -> Self {
+        Self { delivery, writing: Vec::new(), scratch: Vec::new(), ticked: None, warned: None }
+    }
+
+    /// Writes until the delivery is closed and all is written.
+    pub(super) fn run(mut self) {
+        let mut batch = Vec::new();
+        loop {
+            let (last, is_closed) = self.delivery.take(&mut batch, TICK);
+            self.follow_settings();
+            let finished = SystemTime::now();
+            let finished_ms = finished.duration_since(SystemTime::UNIX_EPOCH);
+            let finished_ms =
+                finished_ms.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or_default());
+            for trace in batch.drain(..) {
+                for (outlet, appender) in &mut self.writing {
+                    let record = encoded(outlet, &trace, &mut self.scratch);
+                    push(outlet, appender, record, finished_ms);
+                }
+                self.delivery.release(trace.bytes());
+            }
+            let is_due = self.ticked.is_none_or(|last| last.elapsed() >= TICK);
+            for (outlet, appender) in &mut self.writing {
+                // A spool in trouble is tried again each second, and meanwhile kept in memory.
+                if appender.pending_bytes() > 0 && (is_due || !outlet.state.is_disk_bad()) {
+                    flush(outlet, appender);
+                }
+            }
+            if is_due {
+                self.tick();
+            }
+            self.delivery.written(last);
+            if is_closed {
+                self.close();
+                self.delivery.ended();
+                return;
+            }
+        }
+    }
+
+    /// New destinations get an appender, those that are gone are closed.
+    fn follow_settings(&mut self) {
+        let outlets = self.delivery.outlets.load();
+        let is_one = |outlet: &Arc<Outlet>| outlets.iter().any(|other| Arc::ptr_eq(outlet, other));
+        for (outlet, appender) in &mut self.writing {
+            if !is_one(outlet) {
+                close(outlet, appender);
+            }
+        }
+        self.writing.retain(|(outlet, _)| is_one(outlet));
+        for outlet in &**outlets {
+            if !self.writing.iter().any(|(other, _)| Arc::ptr_eq(outlet, other)) {
+                let appender = Appender::new(Arc::clone(&outlet.spool));
+                self.writing.push((Arc::clone(outlet), appender));
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.ticked = Some(now);
+        for (outlet, appender) in &self.writing {
+            let opened = outlet.spool.open();
+            // While something waits to be written, only writing it shows that all is well.
+            if opened.is_err() || appender.pending_bytes() == 0 {
+                note(outlet, &opened);
+            }
+        }
+        if self.warned.is_some_and(|last| now.duration_since(last) < WARN_EVERY) {
+            return;
+        }
+        for (outlet, _) in &self.writing {
+            if let Some((traces, so_far)) = outlet.state.untold_losses() {
+                self.warned = Some(now);
+                tracing::warn!(destination = %outlet.name, traces, so_far, "traces were dropped");
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        for (outlet, appender) in &mut self.writing {
+            close(outlet, appender);
+        }
+    }
+}
+
+/// What this destination gets of a call; nothing where it does not want it.
+fn encoded<'s>(outlet: &Outlet, trace: &Trace, scratch: &'s mut Vec<u8>) -> &'s [u8] {
+    scratch.clear();
+    scratch.shrink_to(1 << 20);
+    let to = outlet.settings.borrow().clone();
+    let wanted = catch_unwind(AssertUnwindSafe(|| encode(trace, &to, scratch)));
+    match wanted {
+        Ok(0) => &[],
+        Ok(_) => scratch,
+        // One call that cannot be written must not end tracing. The panic itself is in the log.
+        Err(_) => {
+            outlet.state.add_dropped(Reason::Damage, 1);
+            &[]
+        }
+    }
+}
+
+fn push(outlet: &Outlet, appender: &mut Appender, record: &[u8], finished_ms: u64) {
+    if record.is_empty() {
+        return;
+    }
+    if appender.push(finished_ms, record) == Pushed::Full {
+        outlet.state.add_dropped(Reason::Memory, 1);
+    }
+    if appender.is_worth_a_write() && !outlet.state.is_disk_bad() {
+        flush(outlet, appender);
+    }
+}
+
+fn flush(outlet: &Outlet, appender: &mut Appender) {
+    let mut flushed = Flushed::default();
+    let outcome = appender.flush(&mut flushed);
+    count(outlet, flushed);
+    note(outlet, &outcome);
+}
+
+fn close(outlet: &Outlet, appender: &mut Appender) {
+    let mut flushed = Flushed::default();
+    let outcome = appender.close(&mut flushed);
+    count(outlet, flushed);
+    note(outlet, &outcome);
+}
+
+fn count(outlet: &Outlet, flushed: Flushed) {
+    if flushed.written > 0 {
+        outlet.state.add_spooled(flushed.written);
+    }
+    outlet.state.add_dropped(Reason::Room, flushed.dropped);
+}
+
+/// Notes whether the spool can be used; told when that changes.
+fn note(outlet: &Outlet, outcome: &io::Result<()>) {
+    let trouble = outcome.as_ref().err();
+    let words = trouble.map(|error| format!("the spool cannot be used: {error}"));
+    if outlet.state.set_disk(words, SystemTime::now()) {
+        let (name, folder) = (&outlet.name, outlet.spool.folder().display());
+        if let Some(error) = trouble {
+            tracing::error!(destination = %name, %folder, %error, "the spool cannot be used");
+        } else {
+            tracing::info!(destination = %name, %folder, "the spool can be used again");
+        }
+    }
+}
