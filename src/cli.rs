@@ -39,7 +39,12 @@ pub enum Command {
     /// Serve with a simulated provider inside the process: no key, no network.
     Demo,
     /// Load and validate the configuration; report every fault with its place.
-    Check,
+    Check {
+        /// Also ask every upstream, Langfuse and other destinations of traces once; exit 1 where
+        /// one does not answer or refuses our credentials.
+        #[arg(long)]
+        online: bool,
+    },
     /// Keys for callers.
     Keys {
         /// What about keys.

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Run) {
         Command::Run => server::run(file),
         Command::Demo => server::demo(file),
-        Command::Check => cli::check(file),
+        Command::Check { online: false } => cli::check(file),
+        Command::Check { online: true } => server::check_online(file),
         Command::Keys { command: KeysCommand::New { name } } => cli::new_key(&name),
         Command::Schema => cli::schema(),
         Command::Health { address } => cli::health(address, file),

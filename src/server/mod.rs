@@ -2,6 +2,7 @@
 
 mod background;
 mod listeners;
+mod online;
 
 use crate::admin::Admin;
 use crate::cli::{self, BAD_CONFIG, OK, PORT_TAKEN};
@@ -21,6 +22,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::units::OneOrMany;
 use background::{Background, DrainOnSignal, Traces};
 use listeners::{Bound, Listening};
+pub use online::check_online;
 use pingora::apps::ServerApp;
 use pingora::listeners::tls::TlsSettings;
 use pingora::protocols::ALPN;

@@ -3,7 +3,7 @@
 mod build;
 mod labels;
 pub mod models;
-mod probes;
+pub mod probes;
 pub mod reload;
 
 use crate::auth::Keys;

@@ -36,6 +36,20 @@ pub(super) async fn keep_probed(current: Arc<Current>, upstream: Weak<Upstream>)
     }
 }
 
+/// One probe for a person at the console, also where probes are off.
+///
+/// # Errors
+/// Why the upstream would serve no call, in words.
+pub async fn check(current: &Current, upstream: &Upstream) -> Result<(), String> {
+    let probe = match &upstream.config.health {
+        HealthConfig::On(probe) => probe.clone(),
+        HealthConfig::Off(_) => ProbeConfig::default(),
+    };
+    upstream.peers.wait_resolved().await;
+    let client = client(upstream, probe.timeout.0).ok_or("no HTTP client could be built")?;
+    ask(&client, upstream, &probe, current).await
+}
+
 /// The interval, less or more by up to [`JITTER`]; `chance` is 0 to 1.
 fn varied(interval: Duration, chance: f64) -> Duration {
     interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * chance)

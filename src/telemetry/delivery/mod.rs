@@ -4,6 +4,7 @@
 //! destination; one task a destination reads its spool and posts. Only what a destination has
 //! accepted leaves the disk, so that neither an outage there nor a crash here loses a trace.
 
+mod check;
 mod exporter;
 mod http;
 mod reply;
@@ -11,6 +12,7 @@ pub mod spool;
 mod state;
 mod writer;
 
+pub use check::check;
 pub use exporter::Going;
 pub use state::{Reason, State, Trouble};
 
