@@ -220,6 +220,14 @@ impl Ctx {
         self.outcome.trying = Some((Instant::now(), upstream.model_name(model).to_owned()));
     }
 
+    /// The reply of the upstream call under way proved good.
+    pub(super) fn proved_good(&self, upstream: &Upstream) {
+        let now = self.uptime();
+        let took =
+            self.outcome.trying.as_ref().map_or(Duration::ZERO, |(begun, _)| begun.elapsed());
+        upstream.succeeded(now.saturating_sub(took), now);
+    }
+
     /// The upstream call under way ended; `what` says in our words how it failed.
     pub(super) fn tried(&mut self, outcome: metrics::Outcome, what: Option<&str>) {
         let (Some((begun, model)), Some(upstream)) =

@@ -80,8 +80,9 @@ impl Failure {
     /// The failure of a reply of good status that holds an error.
     pub(super) fn error_body(fault: &UpstreamFault, what: &'static str) -> Self {
         let trouble = match fault.status {
-            // What a caller did wrong, or too often, makes no upstream ill.
-            Some(400 | 404 | 413 | 422 | 429) => None,
+            // What a caller did wrong, or too often, makes no upstream ill; 403 is moderation.
+            Some(400 | 403 | 404 | 413 | 422 | 429) => None,
+            Some(401 | 402) => Some(Trouble::Refused),
             Some(_) | None => Some(Trouble::Failed),
         };
         Self { status: fault.status, trouble, ..Self::new(Outcome::ErrorBody, what) }

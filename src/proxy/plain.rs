@@ -95,7 +95,7 @@ pub(super) async fn plain(
     }
     ctx.outcome.status = Some(status);
     if outcome == Outcome::Ok {
-        reply.upstream.succeeded(ctx.uptime());
+        ctx.proved_good(reply.upstream);
     }
     call.body = Bytes::new();
     let sent = match tap {

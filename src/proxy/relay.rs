@@ -204,7 +204,7 @@ async fn release(
 ) -> Result<(), Interrupted> {
     call.body = Bytes::new();
     ctx.outcome.status = Some(200);
-    reply.upstream.succeeded(ctx.uptime());
+    ctx.proved_good(reply.upstream);
     if caller.begun {
         return Ok(());
     }

@@ -74,6 +74,9 @@ impl<'s> Round<'s> {
             let Some(upstream) = snapshot.upstreams.get(position) else { break };
             if let Some(place) = upstream.live.enter(upstream.config.max_concurrent, now) {
                 self.left -= 1;
+                if place.is_trial() {
+                    tracing::info!(upstream = &*upstream.name, "upstream on trial");
+                }
                 return Next::Ask { upstream, place, pause: None };
             }
         }

@@ -28,8 +28,8 @@ pub(super) struct Condition {
 
 #[derive(Debug, Clone, Copy)]
 struct Ejection {
+    since: Duration,
     until: Duration,
-    length: Duration,
     /// A call is on its way that decides whether it ends.
     on_trial: bool,
 }
@@ -142,15 +142,17 @@ impl Condition {
         }
     }
 
-    /// A reply proved good.
-    pub(super) fn succeeded(&mut self, now: Duration) -> Option<Transition> {
+    /// A reply proved good, of a call that began at `begun`. It ends an ejection that it began after:
+    /// as its trial, or as a call that had nowhere better to go. One that was under way before says
+    /// nothing about what happened since.
+    pub(super) fn succeeded(&mut self, begun: Duration, now: Duration) -> Option<Transition> {
         if self.rest.is_some_and(|rest| now >= rest.until) {
             self.rest = None;
         }
-        let out = self.ejection.filter(|out| now >= out.until)?;
+        let out = self.ejection.filter(|out| begun >= out.since)?;
         self.ejection = None;
         self.failures.clear();
-        self.returned = Some((now, out.length));
+        self.returned = Some((now, out.until.saturating_sub(out.since)));
         Some(Transition::Returned)
     }
 
@@ -190,21 +192,27 @@ impl Condition {
         self.ejections = doublings.saturating_add(1);
         self.failures.clear();
         self.returned = None;
-        self.ejection = Some(Ejection { until: now + length, length, on_trial: false });
+        self.ejection = Some(Ejection { since: now, until: now + length, on_trial: false });
         Transition::Ejected(length)
     }
 
     /// The upstream wants a pause: after 429 it gets one in any case, after anything else only where
-    /// it says how long.
-    pub(super) fn rests(&mut self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) {
-        let Some(length) = wish.or(is_rate_limit.then_some(SHORT_REST)) else { return };
+    /// it says how long. Whether a rate limit begins that keeps calls away.
+    pub(super) fn rests(
+        &mut self,
+        wish: Option<Duration>,
+        is_rate_limit: bool,
+        now: Duration,
+    ) -> bool {
+        let Some(length) = wish.or(is_rate_limit.then_some(SHORT_REST)) else { return false };
         // A pause that we chose ourselves is no reason to refuse a call.
         let is_rate_limit = is_rate_limit && wish.is_some();
         let rest = Rest { until: now + length.min(LONGEST_REST), is_rate_limit };
-        let is_longer = self.rest.is_none_or(|old| old.until <= rest.until || !old.is_rate_limit);
-        if is_longer {
+        let old = self.rest.filter(|old| now < old.until);
+        if old.is_none_or(|old| old.until <= rest.until || !old.is_rate_limit) {
             self.rest = Some(rest);
         }
+        is_rate_limit && !old.is_some_and(|old| old.is_rate_limit)
     }
 
     /// A probe ended.
@@ -263,7 +271,7 @@ mod tests {
     fn failures_within_the_window_eject_and_a_success_between_them_does_not_help() {
         let mut condition = Condition::default();
         assert_eq!(fail(&mut condition, 0), None);
-        assert_eq!(condition.succeeded(s(1)), None);
+        assert_eq!(condition.succeeded(s(1), s(1)), None);
         assert_eq!(fail(&mut condition, 2), None);
         assert_eq!(fail(&mut condition, 3), Some(Transition::Ejected(s(30))));
         assert_eq!(condition.standing(s(4)), Standing::Ejected { until: s(33) });
@@ -290,7 +298,8 @@ mod tests {
         assert_eq!(condition.standing(s(32)), Standing::Ejected { until: s(32) });
         assert_eq!(fail(&mut condition, 33), Some(Transition::Ejected(s(60))));
         assert!(condition.call_begins(s(93)));
-        assert_eq!(condition.succeeded(s(94)), Some(Transition::Returned));
+        assert_eq!(condition.succeeded(s(2), s(94)), None, "it began before");
+        assert_eq!(condition.succeeded(s(93), s(94)), Some(Transition::Returned));
         assert_eq!(condition.standing(s(94)), Standing::Ready);
         // Soon after its return it is still known as one that fails.
         (95..97).for_each(|at| {
@@ -306,7 +315,7 @@ mod tests {
             fail(&mut condition, at);
         });
         condition.call_begins(s(40));
-        condition.succeeded(s(40));
+        condition.succeeded(s(40), s(40));
         (71..73).for_each(|at| {
             fail(&mut condition, at);
         });
@@ -390,8 +399,10 @@ mod tests {
                 match step {
                     0 => { condition.failed(Trouble::Failed, &BREAKER, s(now)); },
                     1 => { condition.failed(Trouble::Refused, &BREAKER, s(now)); },
-                    2 => { condition.succeeded(s(now)); },
-                    3 => condition.rests(Some(s(seconds)), seconds % 2 == 0, s(now)),
+                    2 => { condition.succeeded(s(now), s(now)); },
+                    3 => {
+                        condition.rests(Some(s(seconds)), seconds % 2 == 0, s(now));
+                    }
                     4 => trials += u32::from(condition.call_begins(s(now))),
                     _ => condition.trial_ended(),
                 }

@@ -77,9 +77,12 @@ impl Live {
         self.last_error.load_full().map(|error| (*error).clone())
     }
 
-    /// A reply proved good.
-    pub(super) fn succeeded(&self, now: Duration) -> Option<Transition> {
-        if self.is_troubled() { self.change(|condition| condition.succeeded(now)) } else { None }
+    /// A reply proved good, of a call that began at `begun`.
+    pub(super) fn succeeded(&self, begun: Duration, now: Duration) -> Option<Transition> {
+        if !self.is_troubled() {
+            return None;
+        }
+        self.change(|condition| condition.succeeded(begun, now))
     }
 
     /// A call failed by the upstream's fault.
@@ -92,9 +95,9 @@ impl Live {
         self.change(|condition| condition.failed(trouble, breaker, now))
     }
 
-    /// The upstream wants a pause.
-    pub(super) fn rests(&self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) {
-        self.change(|condition| condition.rests(wish, is_rate_limit, now));
+    /// The upstream wants a pause; whether a rate limit begins that keeps calls away.
+    pub(super) fn rests(&self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) -> bool {
+        self.change(|condition| condition.rests(wish, is_rate_limit, now))
     }
 
     /// Until when this model, in the upstream's name for it, is to be left alone.
@@ -184,6 +187,13 @@ impl Live {
     }
 }
 
+impl CallGuard {
+    /// Whether this call decides about an ejection.
+    pub const fn is_trial(&self) -> bool {
+        self.is_trial
+    }
+}
+
 impl Drop for CallGuard {
     fn drop(&mut self) {
         self.live.inflight.fetch_sub(1, Ordering::Relaxed);
@@ -238,7 +248,7 @@ mod tests {
         drop(trial);
         assert_eq!(live.standing(later), Standing::Trial);
         let trial = live.enter(None, later);
-        assert_eq!(live.succeeded(later), Some(Transition::Returned));
+        assert_eq!(live.succeeded(later, later), Some(Transition::Returned));
         drop(trial);
         assert_eq!(live.standing(later), Standing::Ready);
         assert!(!live.is_troubled());

@@ -86,10 +86,10 @@ impl Upstream {
         }
     }
 
-    /// A reply proved good.
-    pub fn succeeded(&self, now: Duration) {
-        if let Some(transition) = self.live.succeeded(now) {
-            self.tell(transition, "a trial call went well");
+    /// A reply proved good, of a call that began at `begun`.
+    pub fn succeeded(&self, begun: Duration, now: Duration) {
+        if let Some(transition) = self.live.succeeded(begun, now) {
+            self.tell(transition, "a call went well");
         }
     }
 
@@ -104,7 +104,10 @@ impl Upstream {
 
     /// It wants a pause: for so long, where it says so.
     pub fn rests(&self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) {
-        self.live.rests(wish, is_rate_limit, now);
+        if self.live.rests(wish, is_rate_limit, now) {
+            let seconds = wish.unwrap_or_default().as_secs_f64();
+            tracing::warn!(upstream = &*self.name, seconds, "upstream rate limited");
+        }
     }
 
     /// A probe went well, or failed in the way that is told.
