@@ -2,6 +2,7 @@
 
 use crate::glob::Globs;
 use crate::secret::KeyHash;
+use crate::telemetry::langfuse::KeyTraits;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ pub struct Caller {
     pub models: Globs,
     /// From then on its keys are refused.
     pub expires: Option<SystemTime>,
+    /// What its key says of its traces.
+    pub traits: Arc<KeyTraits>,
 }
 
 /// Every caller by the SHA-256 of its key.
@@ -111,8 +114,10 @@ mod tests {
     #[test]
     fn an_expired_key_is_as_unknown_as_any_other() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        let caller =
-            |expires| Arc::new(Caller { name: "n8n".into(), models: Globs::new(&["*"]), expires });
+        let caller = |expires| {
+            let (models, traits) = (Globs::new(&["*"]), Arc::default());
+            Arc::new(Caller { name: "n8n".into(), models, expires, traits })
+        };
         let keys = Keys::new([
             (KeyHash::of(b"old"), caller(Some(now))),
             (KeyHash::of(b"new"), caller(Some(now + Duration::from_secs(1)))),

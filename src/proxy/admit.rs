@@ -3,8 +3,8 @@
 use super::answers;
 use super::context::{Ctx, Ended};
 use super::respond;
+use super::traced;
 use crate::error::{Kind, Rejection};
-use crate::ids::parse_traceparent;
 use crate::protocol::Dialect;
 use crate::protocol::path::Endpoint;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, ORIGIN};
@@ -56,6 +56,7 @@ pub(super) async fn admit(caller: &mut ServerSession, ctx: &mut Ctx) -> Result<A
     }
     match endpoint {
         Endpoint::Inference(dialect) => {
+            traced::admit(&caller.req_header().headers, ctx);
             check_size(&caller.req_header().headers, ctx.snapshot.max_body())?;
             Ok(Admitted::Call(dialect))
         }
@@ -78,9 +79,7 @@ fn describe(caller: &ServerSession, ctx: &mut Ctx) {
     ctx.origin = request.headers.get(ORIGIN).cloned();
     let peer = caller.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
     ctx.client_ip = peer.map(|peer| client_ip(peer, &request.headers, &ctx.snapshot.trusted));
-    if let Some(header) = request.headers.get("traceparent")
-        && let Some((trace, _, _)) = parse_traceparent(header.as_bytes())
-    {
+    if let Some(trace) = ctx.traced.join(&request.headers) {
         ctx.trace_id = trace;
     }
 }

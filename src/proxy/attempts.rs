@@ -179,6 +179,7 @@ fn conclude(ctx: &mut Ctx, upstream: &Upstream, relayed: &Relayed) -> Result<(),
             let trouble = (reason != Broken::Timeout).then_some(Trouble::Failed);
             upstream.failed(trouble, &what, ctx.uptime());
             ctx.tried(Outcome::StreamBroken, Some(&what));
+            ctx.traced.told(&what.into());
             ctx.outcome.error_code = Some(code);
             if in_band { Ok(()) } else { Err(Ended::Broken) }
         }
@@ -197,6 +198,7 @@ async fn refuse(
     }
     ctx.outcome.status = Some(200);
     ctx.outcome.error_code = Some(rejection.kind.row().code);
+    ctx.traced.told(&rejection.message);
     let last_words = errors::in_band(call.dialect, &rejection, caller.between_events);
     caller.end_with(last_words).await.map_err(|_| Ended::CallerGone)
 }
@@ -271,7 +273,9 @@ async fn talk(
     let fields = upstream.config.provider.row().fields;
     let body = call.body_for(upstream.model_name(call.model()), fields);
     let session_id = ctx.session_id.as_deref();
-    let mut request = forward::request(upstream, call, session_id, caller.request(), body.len())
+    let traceparent = ctx.traced.outgoing(ctx.trace_id, ctx.outcome.attempts);
+    let ids = (session_id, traceparent);
+    let mut request = forward::request(upstream, call, ids, caller.request(), body.len())
         .map_err(|_| Failure::new(Outcome::ErrorBody, "the request could not be built"))?;
     if connection.is_http2() {
         forward::for_http2(&mut request, upstream);

@@ -30,7 +30,9 @@ pub(super) async fn read(
         caller.set_keepalive(None);
     }
     let body = received?;
+    ctx.traced.asked(&body, ctx.snapshot.tracing.secrets());
     let facts = request::read(&body, dialect)?;
+    ctx.traced.facts(&facts);
     let allowed = allow(ctx, &facts);
     let session = ctx.snapshot.sessions.decide(Candidates {
         header: header(caller, ctx),

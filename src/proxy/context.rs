@@ -1,5 +1,6 @@
 //! Everything one request carries, grouped by the chapter that fills it in.
 
+use super::traced::Traced;
 use super::{Shared, finish};
 use crate::auth::Caller;
 use crate::error::{Kind, Rejection};
@@ -155,6 +156,8 @@ pub struct Ctx {
 
     /// The reply.
     pub(super) outcome: Outcome,
+    /// What the call's trace needs besides.
+    pub(super) traced: Traced,
 
     /// Set by `finish`, so that it happens once.
     pub(super) recorded: bool,
@@ -183,6 +186,7 @@ impl Ctx {
             stream: false,
             session_id: None,
             outcome: Outcome::default(),
+            traced: Traced::default(),
             recorded: false,
             _open: shared.current.enter(),
             _inflight: shared.metrics.inflight(),

@@ -1,7 +1,9 @@
 //! The end of a request, however it came: one record to the metrics and the access log, exactly once.
 
-use super::context::Ctx;
+use super::context::{self, Ctx};
+use super::traced;
 use crate::protocol::path::Endpoint;
+use crate::protocol::tap::Reading;
 use crate::protocol::usage::{Cost, CostSource};
 use crate::telemetry::exchange::Exchange;
 use crate::telemetry::metrics::Outcome;
@@ -19,13 +21,17 @@ pub(super) fn finish(ctx: &mut Ctx) {
     }
     // A call that was under way when its task was cut.
     ctx.tried(Outcome::Cancelled, None);
-    let exchange = record(ctx);
+    let mut outcome = std::mem::take(&mut ctx.outcome);
+    let reading = std::mem::take(&mut outcome.reading);
+    let exchange = record(ctx, outcome, &reading);
     ctx.shared.metrics.observe(&exchange);
     ctx.shared.access_log.write(&exchange);
+    if let Some(trace) = traced::finished(ctx, exchange, reading) {
+        drop(trace);
+    }
 }
 
-fn record(ctx: &mut Ctx) -> Exchange {
-    let outcome = std::mem::take(&mut ctx.outcome);
+fn record(ctx: &mut Ctx, outcome: context::Outcome, reading: &Reading) -> Exchange {
     let duration = ctx.begun.elapsed();
     let model = ctx.model.take().map(cut);
     let label = model.as_deref().unwrap_or_default();
@@ -33,7 +39,7 @@ fn record(ctx: &mut Ctx) -> Exchange {
     let finish = match (outcome.cancelled, outcome.error_code) {
         (true, _) => Some("cancelled".to_owned()),
         (false, Some(_)) if outcome.attempts > 0 => Some("error".to_owned()),
-        (false, _) => outcome.reading.finish,
+        (false, _) => reading.finish.clone(),
     };
     Exchange {
         started: ctx.started,
@@ -56,11 +62,8 @@ fn record(ctx: &mut Ctx) -> Exchange {
         duration,
         time_to_first_token: outcome.first_token.map(since_begun),
         overhead: duration.saturating_sub(ctx.waited),
-        usage: outcome.reading.usage,
-        cost: outcome
-            .reading
-            .upstream_cost_usd
-            .map(|usd| Cost { usd, source: CostSource::Upstream }),
+        usage: reading.usage,
+        cost: reading.upstream_cost_usd.map(|usd| Cost { usd, source: CostSource::Upstream }),
         session_id: ctx.session_id.take(),
         error_code: outcome.error_code,
         finish,

@@ -148,6 +148,9 @@ static OPENROUTER: [HeaderName; 10] = [
 /// Headers of the caller that mean something to OpenAI alone; n8n sends an empty one.
 static OPENAI: [HeaderName; 2] =
     [HeaderName::from_static("openai-organization"), HeaderName::from_static("openai-project")];
+/// W3C Trace Context. What a caller sends is no use upstream without the span between, which is ours.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
@@ -159,7 +162,7 @@ const DEFAULT_ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06
 pub(super) fn request(
     upstream: &Upstream,
     call: &Call,
-    session_id: Option<&str>,
+    (session_id, traceparent): (Option<&str>, Option<HeaderValue>),
     from: &RequestHeader,
     length: u64,
 ) -> pingora::Result<Box<RequestHeader>> {
@@ -178,6 +181,12 @@ pub(super) fn request(
     for name in names.chain(openai.into_iter().flatten()) {
         if let Some(value) = from.headers.get(name).filter(|value| !value.is_empty()) {
             request.insert_header(name.clone(), value.clone())?;
+        }
+    }
+    if let Some(traceparent) = traceparent {
+        request.insert_header(TRACEPARENT, traceparent)?;
+        if let Some(state) = from.headers.get(&TRACESTATE) {
+            request.insert_header(TRACESTATE, state.clone())?;
         }
     }
     if row.openrouter_headers

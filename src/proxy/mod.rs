@@ -19,6 +19,7 @@ mod relay;
 mod respond;
 mod round;
 mod send;
+mod traced;
 
 use crate::snapshot::Current;
 use crate::telemetry::access_log::AccessLog;

@@ -67,12 +67,13 @@ pub(super) async fn plain(
         None if is_live => Held { pieces: Vec::new(), ended: false },
         None => hold(caller, reply.connection, clock).await?,
     };
-    let mut tap = PlainTap::new(call.dialect);
+    let is_readable = !is_encoded(&reply.header);
+    let mut tap = PlainTap::new(call.dialect).keeping(ctx.traced.capture.filter(|_| is_readable));
     for piece in &held {
         tap.push(piece);
     }
     let tap = if ended {
-        let is_good = outcome == Outcome::Ok && !is_encoded(&reply.header);
+        let is_good = outcome == Outcome::Ok && is_readable;
         ctx.outcome.reading = judge_whole(&reply, tap, &held, is_good)?;
         None
     } else {

@@ -83,7 +83,7 @@ pub(super) async fn stream(
     reply: Reply<'_>,
     clock: &mut Clock,
 ) -> Result<Relayed, Stopped> {
-    let mut tap = StreamTap::new(call.dialect);
+    let mut tap = StreamTap::new(call.dialect).keeping(ctx.traced.capture);
     let followed = follow(caller, ctx, call, (reply, clock), &mut tap).await;
     let relayed = match followed {
         Ok(end) => close(caller, call, &tap, end).await,
@@ -203,6 +203,7 @@ async fn release(
     reply: &Reply<'_>,
 ) -> Result<(), Interrupted> {
     call.body = Bytes::new();
+    ctx.traced.released();
     ctx.outcome.status = Some(200);
     ctx.proved_good(reply.upstream);
     if caller.begun {

@@ -172,6 +172,7 @@ async fn reject(
 ) -> Result<(), Ended> {
     let row = rejection.kind.row();
     ctx.outcome.error_code = Some(row.code);
+    ctx.traced.told(&rejection.message);
     let body = errors::body(ctx.dialect(), rejection);
     let header = error_header(ctx, rejection, body.len());
     let unread = !caller.is_body_done();

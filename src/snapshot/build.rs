@@ -9,8 +9,9 @@ use crate::config::{Loaded, not_yet};
 use crate::cors::Cors;
 use crate::glob::Globs;
 use crate::routing::{self, Member, Route};
-use crate::secret::KeyHash;
+use crate::secret::{KeyHash, Secret};
 use crate::session::Sessions;
+use crate::telemetry::langfuse::{Destination, KeyTraits, Plan, Secrets};
 use crate::upstream::Upstream;
 use crate::upstream::config::{HealthConfig, UpstreamConfig};
 use ipnet::IpNet;
@@ -49,6 +50,7 @@ pub(super) fn snapshot(
         trusted: config.server.trusted_proxies.iter().filter_map(|text| network(text)).collect(),
         not_yet: not_yet(&config),
         labels: Labels::of(&config),
+        tracing: tracing(&config),
         upstreams,
         config,
     })
@@ -76,12 +78,46 @@ fn upstreams(config: &Config, previous: Option<&Snapshot>) -> Result<Vec<Arc<Ups
     config.upstreams.iter().map(build).collect()
 }
 
+/// Where traces go, and every key that is known, so that none is in them.
+fn tracing(config: &Config) -> Plan {
+    let destinations = Destination::all(&config.langfuse, &config.telemetry);
+    if destinations.is_empty() {
+        return Plan::default();
+    }
+    let langfuse = [&config.langfuse.public_key, &config.langfuse.secret_key];
+    let upstreams = config.upstreams.iter().filter_map(|upstream| upstream.api_key.as_ref());
+    let otlp = config.telemetry.otlp.as_slice().iter().flat_map(|otlp| otlp.headers.values());
+    // The key alone as well as `Bearer key`.
+    let parts = otlp.flat_map(|value| value.expose().split(' ').chain([value.expose()]));
+    let headers = config.upstreams.iter().flat_map(|upstream| &upstream.headers);
+    let credentials = headers.filter(|(name, _)| holds_credential(name)).map(|(_, value)| value);
+    let own = langfuse.into_iter().chain(upstreams).map(Secret::expose);
+    let callers = config.keys.iter().flat_map(|key| key.secret.iter().chain(&key.secrets));
+    let secrets = Secrets::new(
+        own.chain(parts)
+            .chain(credentials.flat_map(|value| value.split(' ').chain([value.as_str()]))),
+        callers.map(Secret::expose),
+    );
+    Plan::new(destinations, secrets)
+}
+
+/// Whether a header that an operator adds to calls probably holds a credential: some providers take
+/// theirs in one of their own.
+fn holds_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["key", "token", "auth", "secret", "cookie"].iter().any(|word| name.contains(word))
+}
+
 /// One entry for each of a caller's keys.
 fn callers(key: &KeyConfig) -> Vec<(KeyHash, Arc<Caller>)> {
     let caller = Arc::new(Caller {
         name: key.name.as_str().into(),
         models: Globs::new(&key.models),
         expires: key.expires.as_deref().and_then(moment),
+        traits: Arc::new(KeyTraits {
+            tags: key.metadata.iter().map(|(name, value)| format!("{name}:{value}")).collect(),
+            capture: key.capture,
+        }),
     });
     let secrets = key.secret.iter().chain(&key.secrets);
     let hashes = secrets.map(|secret| KeyHash::of(secret.expose().as_bytes()));

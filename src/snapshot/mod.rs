@@ -12,6 +12,7 @@ use crate::config::sections::Config;
 use crate::cors::Cors;
 use crate::routing::Route;
 use crate::session::Sessions;
+use crate::telemetry::langfuse::Plan;
 use crate::upstream::Upstream;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub trusted: Vec<IpNet>,
     /// Settings in use whose machinery does not exist yet, by path.
     pub not_yet: Vec<String>,
+    /// Where traces go.
+    pub tracing: Plan,
     /// Model names that may become metric labels.
     labels: Labels,
 }
