@@ -24,8 +24,6 @@ pub fn not_yet(config: &Config) -> Vec<String> {
             "limits: nothing is limited yet",
         ),
         (config.store != StoreConfig::default(), "store: nothing is kept across restarts yet"),
-        (config.langfuse.is_on(), "langfuse: traces are not sent yet"),
-        (!config.telemetry.otlp.as_slice().is_empty(), "telemetry.otlp: traces are not sent yet"),
         (
             config.server.upgrade_sock.is_some(),
             "server.upgrade_sock: listeners are not handed to a successor yet",

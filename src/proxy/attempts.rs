@@ -179,7 +179,7 @@ fn conclude(ctx: &mut Ctx, upstream: &Upstream, relayed: &Relayed) -> Result<(),
             let trouble = (reason != Broken::Timeout).then_some(Trouble::Failed);
             upstream.failed(trouble, &what, ctx.uptime());
             ctx.tried(Outcome::StreamBroken, Some(&what));
-            ctx.traced.told(&what.into());
+            ctx.traced.told(&what);
             ctx.outcome.error_code = Some(code);
             if in_band { Ok(()) } else { Err(Ended::Broken) }
         }

@@ -10,7 +10,6 @@ use crate::telemetry::exchange::Exchange;
 use crate::telemetry::langfuse::{Input, Secrets, Trace};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use std::borrow::Cow;
 use std::sync::Arc;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -34,7 +33,7 @@ pub(super) struct Traced {
     input: Option<Arc<Input>>,
     user: Option<String>,
     max_output_tokens: Option<u64>,
-    message: Option<Cow<'static, str>>,
+    message: Option<String>,
 }
 
 impl Traced {
@@ -64,9 +63,9 @@ impl Traced {
     }
 
     /// Notes what the caller is told instead of an answer.
-    pub(super) fn told(&mut self, message: &Cow<'static, str>) {
+    pub(super) fn told(&mut self, message: &str) {
         if self.span.is_some() {
-            self.message = Some(message.clone());
+            self.message = Some(message.to_owned());
         }
     }
 
@@ -123,7 +122,7 @@ pub(super) fn finished(ctx: &mut Ctx, exchange: Exchange, reading: Reading) -> O
         key: Arc::clone(&caller.traits),
         opted_out: traced.opted_out,
         reading,
-        message: traced.message.map(Cow::into_owned),
+        message: traced.message,
         max_output_tokens: traced.max_output_tokens,
         input: traced.input,
         presented: traced.presented,
@@ -175,7 +174,7 @@ mod tests {
     fn nothing_is_kept_of_a_call_that_nobody_wants() {
         let mut traced = Traced::default();
         traced.asked(&Bytes::from_static(b"{}"), &Arc::default());
-        traced.told(&"no".into());
+        traced.told("no");
         assert!(traced.input.is_none() && traced.message.is_none());
         traced.capture = Some(10);
         traced.asked(&Bytes::from_static(b"{}"), &Arc::default());

@@ -33,3 +33,4 @@ mod stream_failures;
 mod streaming;
 mod telemetry;
 mod tls;
+mod traces;

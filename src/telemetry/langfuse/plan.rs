@@ -58,7 +58,7 @@ mod tests {
     use crate::telemetry::config::{LangfuseConfig, TelemetryConfig};
     use serde_json::json;
 
-    fn plan(entries: serde_json::Value) -> Plan {
+    fn plan(entries: &serde_json::Value) -> Plan {
         let telemetry: TelemetryConfig =
             serde_json::from_value(json!({ "otlp": entries })).unwrap();
         let all = Destination::all(&LangfuseConfig::default(), &telemetry);
@@ -68,9 +68,9 @@ mod tests {
     #[test]
     fn what_is_kept_is_what_the_most_curious_destination_wants() {
         let trace = TraceId::from_random(7);
-        let none = plan(json!([]));
+        let none = plan(&json!([]));
         assert!(!none.wants(trace, false));
-        let two = plan(json!([
+        let two = plan(&json!([
             { "name": "a", "endpoint": "http://a", "max_field": "64KiB", "allow_opt_out": true },
             { "name": "b", "endpoint": "http://b", "max_field": "1MiB", "capture": "metadata" },
         ]));
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(two.captures(trace, false, Some(Capture::Metadata)), None);
         assert_eq!(two.captures(trace, true, None), None);
         assert!(two.wants(trace, true));
-        let unsampled = plan(json!({ "endpoint": "http://a", "sample_rate": 0.0 }));
+        let unsampled = plan(&json!({ "endpoint": "http://a", "sample_rate": 0.0 }));
         assert!(!unsampled.wants(trace, false) && unsampled.captures(trace, false, None).is_none());
     }
 }

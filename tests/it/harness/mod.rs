@@ -11,6 +11,7 @@ mod metrics;
 mod origin;
 mod origin_http1;
 mod origin_http2;
+pub(crate) mod otlp;
 mod process;
 mod reply;
 mod request;

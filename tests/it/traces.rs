@@ -1,0 +1,224 @@
+//! What a call leaves behind at a backend of traces: all of it, joined to its caller's and its
+//! upstream's, and none of what must not be seen.
+
+use crate::harness::otlp::{attribute, lint, spans};
+use crate::harness::{
+    Config, Gateway, KEY, Origin, Reply, Request, UPSTREAM_KEY, chat, chat_stream, eventually,
+    sample,
+};
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use serde_json::{Value, json};
+use std::io::Read as _;
+
+const CHAT: &str = "/v1/chat/completions";
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const THEIRS: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+const SECRET: &str = "sk-lf-canary-19fa";
+const INPUT: &str = "langfuse.observation.input";
+const OUTPUT: &str = "langfuse.observation.output";
+
+/// A Langfuse that keeps what it gets.
+struct Collector(Origin);
+
+impl Collector {
+    async fn start() -> Self {
+        let origin = Origin::start().await;
+        origin.answer(|_| Reply::json(200, &json!({})));
+        Self(origin)
+    }
+
+    /// The `langfuse` section that points here, with more of its flow mapping.
+    fn section(&self, extra: &str) -> String {
+        format!(
+            "langfuse: {{ host: \"http://{}\", public_key: pk-lf-canary-7, secret_key: {SECRET}, \
+             spool: {{ path: ./spool }}{extra} }}",
+            self.0.address()
+        )
+    }
+
+    fn spans(&self) -> Vec<Value> {
+        let mut all = Vec::new();
+        for call in self.0.calls() {
+            let mut text = Vec::new();
+            GzDecoder::new(&*call.body).read_to_end(&mut text).expect("gzip");
+            let body: Value = serde_json::from_slice(&text).expect("JSON");
+            assert_eq!(lint(&body), Vec::<String>::new());
+            all.extend(spans(&body, &mut Vec::new()).into_iter().cloned());
+        }
+        all
+    }
+
+    /// Waits for so many spans, root first.
+    async fn has(&self, count: usize) -> Vec<Value> {
+        let enough = || async { Some(self.spans()).filter(|spans| spans.len() >= count) };
+        let found = eventually(&format!("{count} spans"), enough).await;
+        assert_eq!(found.len(), count, "{found:?}");
+        found
+    }
+}
+
+async fn started(extra: &str) -> (Origin, Collector, Gateway) {
+    let (origin, collector) = (Origin::start().await, Collector::start().await);
+    let gateway = Gateway::start(&Config::to(&origin).section(&collector.section(extra))).await;
+    (origin, collector, gateway)
+}
+
+fn get(span: &Value, key: &str) -> String {
+    attribute(span, key).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn one_trace_joins_caller_log_and_upstream() {
+    let (origin, collector, gateway) = started("").await;
+    origin.next(Reply::sse(sample("chat_stream_openrouter.sse")));
+    let request = Request::post(CHAT, &chat_stream())
+        .header("traceparent", THEIRS)
+        .header("tracestate", "a=b")
+        .header("x-session-id", "conversation-7");
+    let reply = gateway.call(&request).await;
+    let span = collector.has(1).await.remove(0);
+    assert_eq!(span["traceId"], TRACE);
+    assert_eq!(span.get("parentSpanId"), None);
+    let sent = origin.only_call();
+    let outgoing = format!("00-{TRACE}-{}-01", span["spanId"].as_str().unwrap());
+    assert_eq!(sent.headers.get("traceparent"), Some(outgoing.as_str()));
+    assert_eq!(sent.headers.get("tracestate"), Some("a=b"));
+    let line = gateway.log_of(reply.assert_ok()).await;
+    assert_eq!(line["trace_id"], TRACE);
+    assert_eq!(get(&span, "session.id"), "conversation-7");
+    assert_eq!(get(&span, "user.id"), "tester");
+    assert_eq!(
+        get(&span, "langfuse.trace.metadata.request_id"),
+        line["request_id"].as_str().unwrap()
+    );
+    assert_eq!(
+        get(&span, OUTPUT),
+        r#"{"role":"assistant","content":"High water is at 06:12 — 🌊.","reasoning":"Checking the","finish_reason":"stop"}"#
+    );
+    assert!(get(&span, INPUT).contains("role"));
+    assert_eq!(get(&span, "langfuse.observation.cost_details"), r#"{"total":0.0008212}"#);
+    assert!(!get(&span, "langfuse.observation.completion_start_time").is_empty());
+}
+
+#[tokio::test]
+async fn a_failover_is_one_trace_with_a_generation_an_attempt() {
+    let (bad, good, collector) =
+        (Origin::start().await, Origin::start().await, Collector::start().await);
+    bad.always(Reply::error(500));
+    let config = Config::new()
+        .upstream("bad", &bad.base_url(), "priority: 0")
+        .upstream("good", &good.base_url(), "priority: 1")
+        .route("models: [\"*\"], upstreams: [bad, good], balance: priority, retry: { attempts: 3, budget: 1.0 }")
+        .section(&collector.section(""));
+    let gateway = Gateway::start(&config).await;
+    gateway.post(CHAT, &chat()).await.assert_ok();
+    let spans = collector.has(3).await;
+    let upstreams: Vec<_> =
+        spans.iter().map(|span| get(span, "langfuse.observation.metadata.upstream")).collect();
+    assert_eq!(upstreams, ["", "bad", "good"]);
+    assert!(spans[1..].iter().all(|span| span["parentSpanId"] == spans[0]["spanId"]));
+    assert_eq!(get(&spans[1], "langfuse.observation.level"), "ERROR");
+    assert_eq!(
+        get(&spans[1], "langfuse.observation.usage_details"),
+        r#"{"input":0,"output":0,"total":0}"#
+    );
+    let second = good.only_call().headers.get("traceparent").unwrap().to_owned();
+    assert!(second.contains(spans[2]["spanId"].as_str().unwrap()), "{second}");
+}
+
+#[tokio::test]
+async fn refused_calls_are_traced_once_their_caller_is_known() {
+    let (origin, collector, gateway) = started("").await;
+    gateway.call(&Request::post(CHAT, &chat()).anonymous()).await;
+    gateway.call(&Request::post(CHAT, &json!(0)).json_text("{\"model\": nonsense")).await;
+    gateway.get("/v1/models").await.assert_ok();
+    let span = collector.has(1).await.remove(0);
+    assert!(get(&span, "langfuse.observation.status_message").starts_with("invalid_json: "));
+    assert_eq!(get(&span, "langfuse.observation.cost_details"), r#"{"total":0.0}"#);
+    assert_eq!(get(&span, INPUT), "{\"model\": nonsense");
+    assert!(origin.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_call_whose_caller_leaves_is_traced_with_what_it_got() {
+    let (origin, collector, gateway) = started("").await;
+    let first = "data: {\"choices\":[{\"delta\":{\"content\":\"Half an ans\"}}]}\n\n";
+    origin.next(Reply::stream().piece(first).hang());
+    let mut client = gateway.client().await;
+    client.open(&Request::post(CHAT, &chat_stream())).await;
+    client.read_until("Half an ans").await;
+    client.reset();
+    let span = collector.has(1).await.remove(0);
+    assert_eq!(get(&span, "langfuse.observation.level"), "WARNING");
+    assert!(get(&span, OUTPUT).contains("Half an ans"));
+    assert_eq!(get(&span, "langfuse.observation.metadata.finish"), "cancelled");
+}
+
+#[tokio::test]
+async fn no_key_and_no_media_reach_a_backend() {
+    let (origin, collector, gateway) = started("").await;
+    let keys = format!("{KEY} {UPSTREAM_KEY} pk-lf-canary-7 {SECRET}");
+    let png = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUg==";
+    let asked = json!({ "model": format!("acme/{KEY}"), "user": KEY, "stop": keys,
+        "metadata": { "topic": keys },
+        "messages": [{ "role": "user", "content": [
+            { "type": "text", "text": keys }, { "type": "image_url", "image_url": { "url": png } },
+        ] }] });
+    origin.next(Reply::json(
+        200,
+        &json!({ "id": UPSTREAM_KEY, "model": "m",
+        "choices": [{ "message": { "content": keys }, "finish_reason": "stop" }] }),
+    ));
+    let request = Request::post(CHAT, &asked).header("x-session-id", KEY);
+    gateway.call(&request).await.assert_ok();
+    origin.next(Reply::json(
+        422,
+        &json!({ "error": { "message": format!("bad key {UPSTREAM_KEY} or {KEY}") } }),
+    ));
+    gateway.call(&request).await;
+    let spans = collector.has(2).await;
+    let text = serde_json::to_string(&spans).unwrap();
+    for canary in ["canary", "iVBOR"] {
+        assert!(!text.contains(canary), "{canary} in {text}");
+    }
+    assert!(text.contains("[redacted]") && text.contains("image/png, 16 bytes, sha256 "), "{text}");
+    assert!(get(&spans[1], "langfuse.observation.status_message").contains("bad key [redacted]"));
+}
+
+#[tokio::test]
+async fn a_key_may_keep_its_prompts_and_a_caller_a_call_to_itself() {
+    let (origin, collector) = (Origin::start().await, Collector::start().await);
+    let section = collector.section(", allow_opt_out: true");
+    let config = Config::to(&origin)
+        .key("name: quiet, secret: sk-quiet-canary, capture: metadata, metadata: { team: law }")
+        .section(&section);
+    let gateway = Gateway::start(&config).await;
+    let out =
+        Request::post(CHAT, &chat()).header("x-cirque-trace", "off").header("traceparent", THEIRS);
+    gateway.call(&out).await.assert_ok();
+    // Not traced: the caller's header goes on as it came.
+    assert_eq!(origin.only_call().headers.get("traceparent"), Some(THEIRS));
+    let quiet = Request::post(CHAT, &chat()).anonymous().header("x-api-key", "sk-quiet-canary");
+    gateway.call(&quiet).await.assert_ok();
+    let span = collector.has(1).await.remove(0);
+    assert_eq!((attribute(&span, INPUT), attribute(&span, OUTPUT)), (None, None));
+    assert!(get(&span, "langfuse.trace.tags").contains("team:law"));
+    assert!(get(&span, "langfuse.observation.usage_details").contains("total"));
+}
+
+#[tokio::test]
+async fn a_large_body_is_let_go_of_while_its_stream_goes_on() {
+    let (origin, collector, gateway) = started(", max_field: 4KiB").await;
+    let first = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+    origin.next(Reply::stream().piece(first).hang());
+    let body =
+        json!({ "model": "m", "stream": true, "messages": ["x".repeat(6 << 20)] }).to_string();
+    let mut client = gateway.client().await;
+    client.open(&Request::post(CHAT, &json!(0)).json_text(Bytes::from(body))).await;
+    client.read_until("\"a\"").await;
+    client.reset();
+    let span = collector.has(1).await.remove(0);
+    let input = get(&span, INPUT);
+    assert!(input.len() <= 4 << 10 && input.contains("bytes cut"), "{}", input.len());
+}
