@@ -14,13 +14,12 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// Keeps an upstream's addresses fresh until the upstream is gone.
 ///
-/// An address in the place of a host name is published once and needs no resolver.
+/// An address in the place of a host name needs no resolver: it is known from the start.
 pub async fn keep_resolved(upstream: Weak<Upstream>, resolver: Option<TokioResolver>) {
     loop {
         let Some(target) = upstream.upgrade() else { return };
         let host = target.base.host.clone();
-        if let Ok(address) = host.parse::<IpAddr>() {
-            target.peers.publish(&[address]);
+        if host.parse::<IpAddr>().is_ok() {
             return;
         }
         drop(target);

@@ -24,6 +24,7 @@ use live::Live;
 use memchr::memmem;
 use peer::Peers;
 use provider::Credential;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -57,6 +58,10 @@ impl Upstream {
             .ok_or_else(|| format!("upstream {}: the base_url cannot be used", config.name))?;
         let headers = headers(&config)?;
         let peers = Peers::new(&config, &base)?;
+        if let Ok(address) = base.host.parse::<IpAddr>() {
+            // Needs no look-up: it can be called before any background work has begun.
+            peers.publish(&[address]);
+        }
         Ok(Self { name: config.name.as_str().into(), config, base, headers, peers, live })
     }
 
@@ -187,6 +192,20 @@ mod tests {
 
     fn config(yaml: &str) -> UpstreamConfig {
         serde_yaml::from_str(yaml).unwrap()
+    }
+
+    #[test]
+    fn an_address_in_the_place_of_a_name_can_be_called_at_once() {
+        for (base_url, known) in [
+            ("http://127.0.0.1:1/v1", true),
+            ("http://[::1]:1/v1", true),
+            ("http://localhost:1/v1", false),
+        ] {
+            let config = config(&format!("{{name: u, base_url: '{base_url}'}}"));
+            let upstream = Upstream::new(config, Arc::default()).unwrap();
+            assert_eq!(upstream.peers.is_reachable(), known, "{base_url}");
+            assert_eq!(upstream.peers.is_resolved(), known, "{base_url}");
+        }
     }
 
     #[test]
