@@ -257,10 +257,10 @@ async fn close(
         End::Stalled => (Broken::Stalled, Kind::UpstreamTimeout),
         End::Failed(failure) => (reason(failure), kind(failure)),
     };
-    let message = if kind == Kind::UpstreamTimeout {
-        "the upstream fell silent; the answer above is incomplete"
-    } else {
-        "the upstream broke off; the answer above is incomplete"
+    let message = match (reason == Broken::Timeout, kind == Kind::UpstreamTimeout) {
+        (true, _) => "the call took longer than it may; the answer above is incomplete",
+        (false, true) => "the upstream fell silent; the answer above is incomplete",
+        (false, false) => "the upstream broke off; the answer above is incomplete",
     };
     let rejection = Rejection::new(kind, message);
     let last_words = errors::in_band(call.dialect, &rejection, caller.between_events);
@@ -268,9 +268,13 @@ async fn close(
     Ok(Relayed::Broken { reason, code: kind.row().code, in_band: true })
 }
 
-/// The word for metrics of a reply that broke off.
+/// The word for metrics of a reply that broke off. Of the deadlines `total` alone blames nobody.
 pub(super) fn reason(failure: &Failure) -> Broken {
-    if failure.outcome == Outcome::Timeout { Broken::Timeout } else { Broken::Reset }
+    match (failure.outcome == Outcome::Timeout, failure.trouble) {
+        (false, _) => Broken::Reset,
+        (true, Some(_)) => Broken::Stalled,
+        (true, None) => Broken::Timeout,
+    }
 }
 
 /// What a caller is told of a reply that broke off.
