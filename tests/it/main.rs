@@ -19,6 +19,7 @@ mod demo;
 mod disconnect;
 mod drain;
 mod failover;
+mod fault_matrix;
 mod hard_luck;
 mod harness;
 mod headers;

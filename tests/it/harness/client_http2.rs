@@ -90,7 +90,8 @@ impl Http2Client {
         within("a reply's header over HTTP/2", self.open_slowly(request)).await
     }
 
-    async fn open_slowly(&mut self, request: &Request) -> Http2Reply {
+    /// [`Http2Client::open`] without a deadline of its own.
+    pub(crate) async fn open_slowly(&mut self, request: &Request) -> Http2Reply {
         let (reply, mut stream, body) = self.begin(request).await;
         let sending = send(&mut stream, body);
         tokio::pin!(reply);

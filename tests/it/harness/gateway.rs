@@ -115,8 +115,7 @@ impl Gateway {
 
     /// The access log line of this reply.
     pub(crate) async fn log_of(&self, response: &Response) -> Value {
-        let id = response.request_id();
-        self.log_where(|line| line["request_id"] == id.as_str()).await
+        self.process.stdout.json_with(&response.request_id()).await
     }
 
     /// Waits until the catalogue lists this model.

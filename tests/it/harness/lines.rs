@@ -54,4 +54,14 @@ impl Lines {
     pub(crate) async fn json_where(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(what, || async { self.json().into_iter().find(|line| wanted(line)) }).await
     }
+
+    /// The last JSON line that holds this text, once it is there; only that one is parsed.
+    pub(crate) async fn json_with(&self, text: &str) -> Value {
+        let found = || {
+            let state = self.0.lock().unwrap();
+            let line = state.lines.iter().rev().find(|line| line.contains(text))?;
+            serde_json::from_str(line).ok()
+        };
+        eventually(&format!("a line with {text}"), || async { found() }).await
+    }
 }

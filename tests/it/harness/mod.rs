@@ -23,10 +23,11 @@ mod wire;
 
 pub(crate) use cli::cirque;
 pub(crate) use client::Client;
-pub(crate) use client_http2::Http2Client;
+pub(crate) use client_http2::{Http2Client, Http2Reply};
 pub(crate) use config::{Config, KEY, UPSTREAM_KEY};
 pub(crate) use error_shape::{assert_anthropic_error, assert_openai_error};
 pub(crate) use gateway::{Gateway, ids};
+pub(crate) use metrics::{Sample, samples};
 pub(crate) use origin::{Fate, Origin, RefusedPort};
 pub(crate) use reply::{Gate, Reply};
 pub(crate) use request::Request;

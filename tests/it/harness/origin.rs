@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -85,6 +85,7 @@ pub(crate) struct Shared {
     catalogue_calls: Mutex<Vec<Call>>,
     queue: Mutex<VecDeque<Reply>>,
     usual: Mutex<Handler>,
+    usual_is_early: AtomicBool,
     catalogue: Mutex<Reply>,
     connections: AtomicUsize,
 }
@@ -92,7 +93,8 @@ pub(crate) struct Shared {
 impl Shared {
     /// Whether the next reply wants no body.
     pub(crate) fn answers_early(&self) -> bool {
-        self.queue.lock().unwrap().front().is_some_and(|reply| reply.is_early)
+        let next = self.queue.lock().unwrap().front().map(|reply| reply.is_early);
+        next.unwrap_or_else(|| self.usual_is_early.load(Ordering::SeqCst))
     }
 
     /// Remembers a request and finds its reply; the sender tells how it ended.
@@ -185,6 +187,7 @@ impl Origin {
             catalogue_calls: Mutex::default(),
             queue: Mutex::default(),
             usual: Mutex::new(usual),
+            usual_is_early: AtomicBool::new(false),
             catalogue: Mutex::new(Reply::json_text(200, models)),
             connections: AtomicUsize::new(0),
         });
@@ -210,12 +213,15 @@ impl Origin {
 
     /// Answers like this whenever nothing else is scripted.
     pub(crate) fn always(&self, reply: Reply) {
+        let is_early = reply.is_early;
         self.answer(move |_| reply.clone());
+        self.shared.usual_is_early.store(is_early, Ordering::SeqCst);
     }
 
     /// Answers by the request whenever nothing else is scripted.
     pub(crate) fn answer(&self, handler: impl Fn(&Call) -> Reply + Send + Sync + 'static) {
         *self.shared.usual.lock().unwrap() = Box::new(handler);
+        self.shared.usual_is_early.store(false, Ordering::SeqCst);
     }
 
     /// Lists these models from now on.
@@ -232,6 +238,11 @@ impl Origin {
     /// The inference calls so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.shared.calls.lock().unwrap().clone()
+    }
+
+    /// The inference calls since this was last asked, so that their bodies need not be kept.
+    pub(crate) fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut *self.shared.calls.lock().unwrap())
     }
 
     /// The `GET` requests so far: catalogue, probes, quota.

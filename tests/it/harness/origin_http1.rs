@@ -79,13 +79,8 @@ async fn play(wire: &mut Wire, reply: &Reply) -> io::Result<After> {
                 until_close = *framing == Framing::UntilClose;
                 wire.write(head(*status, fields, *framing).as_bytes()).await?;
             }
-            Step::Piece(bytes) if chunked => {
-                let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
-                chunk.extend_from_slice(bytes);
-                chunk.extend_from_slice(b"\r\n");
-                wire.write(&chunk).await?;
-            }
-            Step::Piece(bytes) | Step::Raw(bytes) => wire.write(bytes).await?,
+            Step::Piece(bytes) => write_piece(wire, bytes, chunked).await?,
+            Step::Raw(bytes) => wire.write(bytes).await?,
             Step::Wait(gate) => {
                 if !wait_or_closed(Some(gate), wire.reading().closed()).await {
                     return Ok(After::CallerLeft);
@@ -93,6 +88,12 @@ async fn play(wire: &mut Wire, reply: &Reply) -> io::Result<After> {
             }
             Step::Hang => {
                 wait_or_closed(None, wire.reading().closed()).await;
+                return Ok(After::CallerLeft);
+            }
+            Step::Repeat(bytes, pause) => {
+                while write_piece(wire, bytes, chunked).await.is_ok() {
+                    tokio::time::sleep(*pause).await;
+                }
                 return Ok(After::CallerLeft);
             }
             Step::End if chunked => wire.write(b"0\r\n\r\n").await?,
@@ -103,6 +104,16 @@ async fn play(wire: &mut Wire, reply: &Reply) -> io::Result<After> {
         }
     }
     Ok(After::KeepAlive)
+}
+
+async fn write_piece(wire: &mut Wire, bytes: &Bytes, chunked: bool) -> io::Result<()> {
+    if !chunked {
+        return wire.write(bytes).await;
+    }
+    let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+    chunk.extend_from_slice(bytes);
+    chunk.extend_from_slice(b"\r\n");
+    wire.write(&chunk).await
 }
 
 fn head(status: u16, fields: &[(String, String)], framing: Framing) -> String {

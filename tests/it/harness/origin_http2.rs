@@ -10,6 +10,7 @@ use http::{Request, Response};
 use std::future::poll_fn;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 /// Answers one connection until either side ends it.
 pub(crate) async fn serve(
@@ -21,9 +22,32 @@ pub(crate) async fn serve(
     builder.initial_window_size(1 << 20).initial_connection_window_size(8 << 20);
     let Ok(mut http2) = builder.handshake::<_, Bytes>(io).await else { return };
     let mut streams = tokio::task::JoinSet::new();
-    while let Some(Ok((request, respond))) = http2.accept().await {
-        streams.spawn(stream(request, respond, shared.clone(), connection));
+    let hang_up = Arc::new(Notify::new());
+    loop {
+        tokio::select! {
+            // First, because it also writes out what the streams have said.
+            biased;
+            next = http2.accept() => {
+                let Some(Ok((request, respond))) = next else { return };
+                let (shared, hang_up) = (shared.clone(), hang_up.clone());
+                streams.spawn(async move {
+                    if stream(request, respond, shared, connection).await == After::HangUp {
+                        hang_up.notify_one();
+                    }
+                });
+            }
+            () = hang_up.notified() => return,
+        }
     }
+}
+
+/// What a script leaves of its connection.
+#[derive(PartialEq, Eq)]
+enum After {
+    /// The other streams go on.
+    Stay,
+    /// It ends at once, whatever it was doing.
+    HangUp,
 }
 
 async fn stream(
@@ -31,12 +55,12 @@ async fn stream(
     mut respond: SendResponse<Bytes>,
     shared: Arc<Shared>,
     connection: usize,
-) {
+) -> After {
     let (parts, mut incoming) = request.into_parts();
     let mut body = BytesMut::new();
     if !shared.answers_early() {
         while let Some(piece) = incoming.data().await {
-            let Ok(piece) = piece else { return };
+            let Ok(piece) = piece else { return After::Stay };
             body.extend_from_slice(&piece);
             incoming.flow_control().release_capacity(piece.len()).ok();
         }
@@ -55,10 +79,11 @@ async fn stream(
         shared.ask(Asked { method, target, headers, body, connection, http2: true });
     let answered = play(&mut respond, &reply).await;
     fate.send_replace(if answered.is_some() { Fate::Answered } else { Fate::CallerLeft });
+    answered.unwrap_or(After::Stay)
 }
 
 /// Plays the steps; `None` where the caller was gone first.
-async fn play(respond: &mut SendResponse<Bytes>, reply: &Reply) -> Option<()> {
+async fn play(respond: &mut SendResponse<Bytes>, reply: &Reply) -> Option<After> {
     let mut body: Option<SendStream<Bytes>> = None;
     for step in &reply.steps {
         match step {
@@ -79,17 +104,24 @@ async fn play(respond: &mut SendResponse<Bytes>, reply: &Reply) -> Option<()> {
                 wait_or_closed(None, closed(respond, &mut body)).await;
                 return None;
             }
+            Step::Repeat(bytes, pause) => loop {
+                body.as_mut()?.send_data(bytes.clone(), false).ok()?;
+                if tokio::time::timeout(*pause, closed(respond, &mut body)).await.is_ok() {
+                    return None;
+                }
+            },
             Step::End => body.as_mut()?.send_data(Bytes::new(), true).ok()?,
-            Step::Close | Step::Reset => {
+            Step::Close => return Some(After::HangUp),
+            Step::Reset => {
                 match body.as_mut() {
                     Some(body) => body.send_reset(Reason::INTERNAL_ERROR),
                     None => respond.send_reset(Reason::INTERNAL_ERROR),
                 }
-                return Some(());
+                return Some(After::Stay);
             }
         }
     }
-    Some(())
+    Some(After::Stay)
 }
 
 /// Waits until the caller resets the stream or drops the connection.

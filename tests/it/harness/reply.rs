@@ -3,6 +3,7 @@
 use super::wire::Framing;
 use bytes::Bytes;
 use serde_json::Value;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A door that a test opens once and a script waits at.
@@ -42,11 +43,13 @@ pub(crate) enum Step {
     Wait(Gate),
     /// Silence until the caller leaves.
     Hang,
+    /// This piece again and again, with this pause between two, until the caller leaves.
+    Repeat(Bytes, Duration),
     /// The proper end of the body.
     End,
-    /// FIN, whatever was promised.
+    /// FIN, whatever was promised; over HTTP/2 the end of the whole connection.
     Close,
-    /// RST.
+    /// RST; over HTTP/2 of the one stream.
     Reset,
 }
 
@@ -102,7 +105,12 @@ impl Reply {
 
     /// Bytes as recorded, status line included, and then the end of the connection.
     pub(crate) fn recorded(bytes: impl AsRef<[u8]>) -> Self {
-        Self::steps(Vec::new()).raw(bytes).close()
+        Self::bytes(bytes).close()
+    }
+
+    /// These bytes on an HTTP/1.1 wire, and no more is said.
+    pub(crate) fn bytes(bytes: impl AsRef<[u8]>) -> Self {
+        Self::steps(Vec::new()).raw(bytes)
     }
 
     /// Nothing but a pause that ends with the caller.
@@ -195,6 +203,11 @@ impl Reply {
         self.then(Step::Hang)
     }
 
+    /// Says this again and again until the caller leaves.
+    pub(crate) fn repeat(self, bytes: impl AsRef<[u8]>, pause: Duration) -> Self {
+        self.then(Step::Repeat(Bytes::copy_from_slice(bytes.as_ref()), pause))
+    }
+
     /// Ends the body properly.
     pub(crate) fn end(self) -> Self {
         self.then(Step::End)
@@ -208,5 +221,16 @@ impl Reply {
     /// Closes with RST.
     pub(crate) fn reset(self) -> Self {
         self.then(Step::Reset)
+    }
+
+    /// The body as scripted, framing aside.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        let mut body = Vec::new();
+        for step in &self.steps {
+            if let Step::Piece(bytes) = step {
+                body.extend_from_slice(bytes);
+            }
+        }
+        body
     }
 }

@@ -52,6 +52,11 @@ impl Request {
             .header("access-control-request-headers", headers)
     }
 
+    /// With another caller's key.
+    pub(crate) fn key(self, secret: &str) -> Self {
+        self.anonymous().header("authorization", &format!("Bearer {secret}"))
+    }
+
     /// Without any key.
     pub(crate) fn anonymous(mut self) -> Self {
         self.headers.retain(|(name, _)| name != "authorization");
