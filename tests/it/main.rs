@@ -24,6 +24,7 @@ mod hard_luck;
 mod harness;
 mod headers;
 mod health;
+mod langfuse;
 mod models;
 mod passthrough;
 mod paths;

@@ -373,3 +373,106 @@ impl Delivery {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Dialect;
+    use crate::telemetry::config::{LangfuseConfig, TelemetryConfig};
+    use crate::telemetry::sample;
+    use tempfile::TempDir;
+
+    fn destination(folder: &std::path::Path) -> Arc<Destination> {
+        let mut config = LangfuseConfig {
+            public_key: crate::secret::Secret::new("pk".into()),
+            secret_key: crate::secret::Secret::new("sk".into()),
+            ..LangfuseConfig::default()
+        };
+        config.spool.path = folder.to_owned();
+        Destination::all(&config, &TelemetryConfig::default()).remove(0)
+    }
+
+    fn trace(message: &str) -> Box<Trace> {
+        Box::new(Trace {
+            exchange: sample::exchange(),
+            span: crate::ids::SpanId::from_random(7),
+            parent: None,
+            dialect: Dialect::Chat,
+            user: None,
+            key: Arc::default(),
+            opted_out: false,
+            reading: crate::protocol::tap::Reading::default(),
+            message: Some(message.to_owned()),
+            max_output_tokens: None,
+            input: None,
+            presented: None,
+            secrets: Arc::default(),
+        })
+    }
+
+    fn only(delivery: &Delivery) -> Status {
+        delivery.status(SystemTime::now()).remove(0)
+    }
+
+    /// Looks again and again until it is so.
+    fn eventually(what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn without_a_destination_nothing_is_kept() {
+        let delivery = Delivery::new(Metrics::new("", ""));
+        delivery.hand_over(trace(""));
+        assert_eq!(delivery.lock().queued, 0);
+        delivery.close(Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_is_handed_over_is_on_disk_when_the_process_ends() {
+        let folder = TempDir::new().unwrap();
+        let spool = folder.path().join("spool");
+        let delivery = Delivery::new(Metrics::new("", ""));
+        delivery.apply(&[destination(&spool)]);
+        for _ in 0..100 {
+            delivery.hand_over(trace(""));
+        }
+        delivery.close(Duration::from_secs(20));
+        assert_eq!((only(&delivery).backlog, only(&delivery).state), (100, "ok"));
+        drop(delivery);
+        let again = Delivery::new(Metrics::new("", ""));
+        again.apply(&[destination(&spool)]);
+        eventually("the backlog of before", || only(&again).backlog == 100);
+        again.close(Duration::from_secs(20));
+    }
+
+    #[test]
+    fn more_than_is_kept_while_the_disk_is_away_is_dropped_and_counted() {
+        let folder = TempDir::new().unwrap();
+        let spool = folder.path().join("spool");
+        std::fs::write(&spool, "a file where the folder should be").unwrap();
+        let delivery = Delivery::new(Metrics::new("", ""));
+        delivery.apply(&[destination(&spool)]);
+        let message = "x".repeat(60_000);
+        let handed_over = std::cell::Cell::new(0);
+        let lost = || only(&delivery).dropped.iter().map(|(_, count)| count).sum::<u64>();
+        eventually("a loss", || {
+            (0..20).for_each(|_| delivery.hand_over(trace(&message)));
+            handed_over.set(handed_over.get() + 20);
+            lost() > 0
+        });
+        assert_eq!(only(&delivery).state, "spool_unusable");
+        std::fs::remove_file(&spool).unwrap();
+        eventually("the disk in use", || only(&delivery).state == "ok");
+        delivery.close(Duration::from_secs(20));
+        let dropped = only(&delivery).dropped;
+        assert_eq!(
+            dropped.iter().find(|(_, count)| *count > 0).map(|(why, _)| *why),
+            Some(Reason::Memory)
+        );
+        assert_eq!(only(&delivery).backlog + lost(), handed_over.get());
+    }
+}

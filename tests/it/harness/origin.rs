@@ -86,6 +86,7 @@ pub(crate) struct Shared {
     queue: Mutex<VecDeque<Reply>>,
     usual: Mutex<Handler>,
     usual_is_early: AtomicBool,
+    gets: Mutex<Option<Handler>>,
     catalogue: Mutex<Reply>,
     connections: AtomicUsize,
 }
@@ -106,7 +107,9 @@ impl Shared {
         let Asked { method, target, headers, connection, http2, .. } = asked;
         let call = Call { method, target, headers, body, length, hash, connection, http2, fate };
         if call.method == "GET" {
-            let reply = if call.target.contains("/models") {
+            let reply = if let Some(handler) = &*self.gets.lock().unwrap() {
+                handler(&call)
+            } else if call.target.contains("/models") {
                 self.catalogue.lock().unwrap().clone()
             } else if call.target.ends_with("/key") {
                 Reply::json_text(200, sample("key_openrouter.json"))
@@ -178,7 +181,10 @@ impl Origin {
     }
 
     async fn start_with(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::over(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), tls)
+    }
+
+    fn over(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let address = listener.local_addr().expect("a bound socket");
         let models = sample("models_openrouter.json");
         let usual: Handler = Box::new(|_| Reply::json_text(200, sample("chat_response.json")));
@@ -188,6 +194,7 @@ impl Origin {
             queue: Mutex::default(),
             usual: Mutex::new(usual),
             usual_is_early: AtomicBool::new(false),
+            gets: Mutex::default(),
             catalogue: Mutex::new(Reply::json_text(200, models)),
             connections: AtomicUsize::new(0),
         });
@@ -222,6 +229,11 @@ impl Origin {
     pub(crate) fn answer(&self, handler: impl Fn(&Call) -> Reply + Send + Sync + 'static) {
         *self.shared.usual.lock().unwrap() = Box::new(handler);
         self.shared.usual_is_early.store(false, Ordering::SeqCst);
+    }
+
+    /// Answers any `GET` by the request, in place of what a provider answers.
+    pub(crate) fn answer_gets(&self, handler: impl Fn(&Call) -> Reply + Send + Sync + 'static) {
+        *self.shared.gets.lock().unwrap() = Some(Box::new(handler));
     }
 
     /// Lists these models from now on.
@@ -277,6 +289,16 @@ impl RefusedPort {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind("127.0.0.1:0".parse().unwrap()).expect("a free port");
         Self { socket }
+    }
+
+    /// Its number with its address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.local_addr().expect("a bound socket")
+    }
+
+    /// An origin that listens there from now on.
+    pub(crate) fn listen(self) -> Origin {
+        Origin::over(self.socket.listen(1024).expect("a bound socket"), None)
     }
 
     /// Its base address as an upstream's `base_url`.

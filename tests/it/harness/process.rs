@@ -61,6 +61,24 @@ impl Process {
         assert!(sent.success(), "kill -s {name}");
     }
 
+    /// Ends it at once, as `kill -9` does, and gives its folder back.
+    pub(crate) fn kill(mut self) -> TempDir {
+        let mut child = self.child.lock().unwrap();
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+        drop(child);
+        std::mem::replace(&mut self.folder, TempDir::new().expect("a temporary folder"))
+    }
+
+    /// Memory it holds now, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let id = self.child.lock().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kibibytes << 10
+    }
+
     /// Its exit code, where it has ended by itself.
     pub(crate) fn try_exit_code(&self) -> Option<i32> {
         let status = self.child.lock().unwrap().try_wait().expect("our own child")?;

@@ -133,6 +133,11 @@ impl Reply {
         self
     }
 
+    /// Whether it has this status.
+    pub(crate) fn is(&self, status: u16) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Head(has, ..) if *has == status))
+    }
+
     /// Adds a field to the header.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         for step in &mut self.steps {

@@ -236,13 +236,14 @@ impl Exporter {
 
     fn accepted(&mut self, batch: &Batch, rejected: u64, reply: &Reply) {
         self.pace.accepted();
-        self.settle(batch.range());
         let rejected = rejected.min(batch.traces());
         self.outlet.state.add_sent(batch.traces() - rejected);
         if rejected > 0 {
             self.failed("it accepted an export and rejected some of it".into(), &reply.said());
             self.outlet.state.add_dropped(Reason::Rejected, rejected);
         }
+        // Counted first: who sees an empty backlog sees all of them as sent.
+        self.settle(batch.range());
         // It takes others: so it was not the destination, it was these.
         for range in std::mem::take(&mut self.aside) {
             self.give_up(range, Reason::Rejected);
