@@ -1,5 +1,6 @@
 //! `limits:`, `prices:` and the limits and budget of a key.
 
+use crate::store::Period;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,18 +35,6 @@ pub struct Budget {
     pub usd: f64,
     /// When it starts again, by the UTC calendar.
     pub per: Period,
-}
-
-/// A calendar period in UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Period {
-    /// Midnight to midnight.
-    Day,
-    /// First to last of a month.
-    Month,
-    /// Never starts again.
-    Total,
 }
 
 /// US dollars per million tokens of one model.

@@ -1,0 +1,157 @@
+//! The journal: what running calls may spend and what ended ones did, on file before it counts.
+//!
+//! A record is one `write` into the page cache: it survives the death of the process at any moment,
+//! and costs microseconds. The disk itself is told once a second, by the keeper.
+
+use super::super::CallId;
+use super::record::{Record, Reserved};
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 8] = b"CIRQUEJ1";
+/// Magic and generation.
+pub(super) const HEADER: u64 = 16;
+/// A journal this long is begun anew, without what the ledger has taken over.
+pub(super) const ROTATE: u64 = 8 << 20;
+
+/// An open journal.
+#[derive(Debug)]
+pub(super) struct Journal {
+    folder: PathBuf,
+    file: File,
+    /// Number of this file in the row of those that bore its name.
+    pub(super) generation: u64,
+    /// Where the next record goes. What may lie behind is the torn rest of a failed write.
+    pub(super) end: u64,
+    /// Calls whose end is not in the journal.
+    running: HashMap<CallId, Reserved>,
+    buffer: Vec<u8>,
+}
+
+/// What an earlier process left.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    pub(super) generation: u64,
+    /// Every whole record and where it ends.
+    pub(super) records: Vec<(Record, u64)>,
+}
+
+fn path(folder: &Path) -> PathBuf {
+    folder.join("journal")
+}
+
+/// Reads what an earlier process left, up to the first record that is not whole: that one was
+/// never acted upon.
+pub(super) fn read_left(folder: &Path) -> io::Result<Left> {
+    let bytes = match std::fs::read(path(folder)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Left::default()),
+        Err(error) => return Err(error),
+    };
+    let header = bytes.split_at_checked(16).and_then(|(header, rest)| {
+        let (magic, generation) = header.split_at_checked(8)?;
+        let generation = u64::from_le_bytes(generation.try_into().ok()?);
+        (magic == MAGIC).then_some((generation, rest))
+    });
+    let Some((generation, mut rest)) = header else {
+        let text = "the file `journal` in it is none of this version; move it away";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    };
+    let (mut records, mut end) = (Vec::new(), HEADER);
+    while let Some((record, length)) = Record::read(rest) {
+        end += length as u64;
+        records.push((record, end));
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(Left { generation, records })
+}
+
+impl Journal {
+    /// Begins a journal that holds these records alone, in the place of the one before.
+    pub(super) fn begin(folder: &Path, generation: u64, records: &[Record]) -> io::Result<Self> {
+        let mut bytes = [&MAGIC[..], &generation.to_le_bytes()].concat();
+        for record in records {
+            record.write(&mut bytes);
+        }
+        let new = folder.join("journal.new");
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
+        file.write_all_at(&bytes, 0)?;
+        std::fs::rename(&new, path(folder))?;
+        let mut journal = Self {
+            folder: folder.to_owned(),
+            file,
+            generation,
+            end: bytes.len() as u64,
+            running: HashMap::new(),
+            buffer: Vec::with_capacity(256),
+        };
+        for record in records {
+            journal.note(record);
+        }
+        Ok(journal)
+    }
+
+    /// Writes one record down.
+    ///
+    /// # Errors
+    /// Where the disk is full or the file has gone; then nothing was written.
+    pub(super) fn append(&mut self, record: &Record) -> io::Result<()> {
+        self.buffer.clear();
+        record.write(&mut self.buffer);
+        self.file.write_all_at(&self.buffer, self.end)?;
+        self.end += self.buffer.len() as u64;
+        self.note(record);
+        Ok(())
+    }
+
+    fn note(&mut self, record: &Record) {
+        match record {
+            Record::Reserved(reserved) => {
+                self.running.insert(reserved.call, reserved.clone());
+            }
+            Record::Settled(settled) => {
+                self.running.remove(&settled.call);
+            }
+        }
+    }
+
+    /// Another handle of the file, for the keeper to read and sync without our lock.
+    pub(super) fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Begins anew with the running calls and what the ledger lacks: records from `applied` on.
+    pub(super) fn rotate(&mut self, applied: u64) -> io::Result<()> {
+        let lacking = read_from(&self.file, applied, self.end)?;
+        let running = self.running.values().cloned().map(Record::Reserved);
+        let settled = lacking.into_iter().filter(|record| matches!(record, Record::Settled(_)));
+        let records: Vec<Record> = running.chain(settled).collect();
+        *self = Self::begin(&self.folder, self.generation + 1, &records)?;
+        Ok(())
+    }
+}
+
+/// The records of a part of the file that begins and ends between records.
+pub(super) fn read_from(file: &File, from: u64, to: u64) -> io::Result<Vec<Record>> {
+    let length = usize::try_from(to.saturating_sub(from)).unwrap_or_default();
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, from)?;
+    let (mut records, mut rest) = (Vec::new(), &bytes[..]);
+    while let Some((record, length)) = Record::read(rest) {
+        records.push(record);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+impl Journal {
+    /// Puts another file in the place of this one; gives this one back.
+    pub(super) fn swap_file(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
+    }
+}

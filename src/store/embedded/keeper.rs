@@ -1,0 +1,227 @@
+//! The keeper: the one thread that opens the folder, carries the journal into the ledger and tells
+//! the disk; no request waits for it.
+
+use super::journal::{self, HEADER, Journal, ROTATE};
+use super::ledger::{Applied, Ledger};
+use super::record::{Record, Settled};
+use super::{Problem, Shared, lock};
+use crate::protocol::usage::{CostSource, Usage};
+use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often the ledger takes over, the disk is told, and a folder that failed is tried again.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// What requests tell the keeper.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A call of a key without a budget has ended.
+    Settled(Record),
+    /// The process ends.
+    Stop,
+}
+
+/// The keeper of one folder.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    folder: PathBuf,
+    shared: Arc<Shared>,
+    open: Option<Open>,
+    /// Whether the last beat failed, so that a failure is told once.
+    is_troubled: bool,
+}
+
+/// A folder in use.
+#[derive(Debug)]
+struct Open {
+    ledger: Ledger,
+    applied: Applied,
+    /// Held as long as the process lives, so that no other one uses the folder.
+    _lock: File,
+}
+
+impl Keeper {
+    /// Of a folder that is not open yet.
+    pub(super) fn new(folder: &Path, shared: Arc<Shared>) -> Self {
+        Self { folder: folder.to_owned(), shared, open: None, is_troubled: false }
+    }
+
+    /// Opens the folder and takes over what an earlier process left: ended calls go to the ledger,
+    /// those whose end nobody knows are charged what they had reserved.
+    pub(super) fn open(&mut self, now: SystemTime) -> Result<(), Problem> {
+        let failed = |error: &dyn std::fmt::Display| {
+            Problem::Failed(format!("{}: {error}", self.folder.display()))
+        };
+        std::fs::create_dir_all(&self.folder).map_err(|error| failed(&error))?;
+        let lock = self.lock()?;
+        let mut ledger = Ledger::open(&self.folder).map_err(|error| failed(&error))?;
+        let left = journal::read_left(&self.folder).map_err(|error| failed(&error))?;
+        let applied = ledger.applied().map_err(|error| failed(&error))?;
+        let from = if applied.generation == left.generation { applied.position } else { 0 };
+        let unapplied = unapplied(&left.records, from);
+        // A new generation in any case: the ledger may know of more than a disk that lost power.
+        let generation = left.generation.max(applied.generation) + 1;
+        let journal = Journal::begin(&self.folder, generation, &unapplied)
+            .and_then(|journal| journal.handle()?.sync_data().map(|()| journal))
+            .map_err(|error| failed(&error))?;
+        let applied = Applied { generation, position: journal.end };
+        ledger.apply(&unapplied, applied).map_err(|error| failed(&error))?;
+        let purses = ledger.purses(now).map_err(|error| failed(&error))?;
+        self.shared.restore(&purses, journal);
+        self.open = Some(Open { ledger, applied, _lock: lock });
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<File, Problem> {
+        let path = self.folder.join("lock");
+        let failed =
+            |error: &std::io::Error| Problem::Failed(format!("{}: {error}", path.display()));
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(&path).map_err(|error| failed(&error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                file.read_to_string(&mut owner).ok();
+                let owner = owner.trim();
+                return Err(Problem::InUse(format!(
+                    "{}: process {owner} uses this folder; give every gateway a `store.path` of \
+                     its own, or share one store with `store.kind: redis`",
+                    self.folder.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(&error)),
+        }
+        file.set_len(0).map_err(|error| failed(&error))?;
+        writeln!(file, "{}", std::process::id()).map_err(|error| failed(&error))?;
+        Ok(file)
+    }
+
+    /// Works until told to stop.
+    pub(super) fn run(mut self, messages: &Receiver<Message>) {
+        let mut next = Instant::now() + BEAT;
+        loop {
+            match messages.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Message::Settled(record)) => lock(&self.shared.desk).settle(record),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.beat();
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if Instant::now() >= next {
+                self.beat();
+                next = Instant::now() + BEAT;
+            }
+        }
+    }
+
+    fn beat(&mut self) {
+        let worked = match &mut self.open {
+            None => self.open(SystemTime::now()).map_err(|problem| problem.to_string()),
+            Some(open) => open.beat(&self.shared),
+        };
+        match worked {
+            Ok(()) if self.is_troubled => {
+                tracing::info!("the store works again");
+                self.is_troubled = false;
+            }
+            Ok(()) => {}
+            Err(problem) => {
+                if !self.is_troubled {
+                    tracing::error!(problem, "the store cannot be written; budgets are refused");
+                }
+                self.is_troubled = true;
+            }
+        }
+        let lost = std::mem::take(&mut lock(&self.shared.desk).lost);
+        if lost > 0 {
+            tracing::error!(lost, "ended calls are missing in the ledger: too many waited");
+        }
+    }
+}
+
+impl Open {
+    /// Carries what is new in the journal into the ledger, tells the disk, and begins the journal
+    /// anew where it has grown long.
+    fn beat(&mut self, shared: &Shared) -> Result<(), String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let mut desk = lock(&shared.desk);
+        desk.catch_up();
+        let is_behind = !desk.waiting.is_empty();
+        let Some(journal) = &desk.journal else { return Ok(()) };
+        let (end, file) = (journal.end, journal.handle().map_err(|error| text(&error))?);
+        drop(desk);
+        if is_behind {
+            return Err("the journal cannot be written".to_owned());
+        }
+        if end > self.applied.position {
+            let records = journal::read_from(&file, self.applied.position, end);
+            let records = records.map_err(|error| text(&error))?;
+            let upto = Applied { position: end, ..self.applied };
+            self.ledger.apply(&records, upto).map_err(|error| text(&error))?;
+            self.applied = upto;
+            file.sync_data().map_err(|error| text(&error))?;
+        }
+        if end < ROTATE {
+            return Ok(());
+        }
+        // What the journal forgets must be on the disk itself.
+        self.ledger.persist().map_err(|error| text(&error))?;
+        let mut desk = lock(&shared.desk);
+        let Some(journal) = &mut desk.journal else { return Ok(()) };
+        journal.rotate(self.applied.position).map_err(|error| text(&error))?;
+        // The ledger still names the old generation: until its next turn all of this is new to it.
+        self.applied = Applied { generation: journal.generation, position: HEADER };
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::InUse(text) | Self::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What the ledger lacks of an earlier process' journal: ended calls behind `from`, and the calls
+/// without an end, which count as having cost all they had reserved.
+fn unapplied(records: &[(Record, u64)], from: u64) -> Vec<Record> {
+    let mut running = HashMap::new();
+    let mut lacking = Vec::new();
+    for (record, end) in records {
+        match record {
+            Record::Reserved(reserved) => {
+                running.insert(reserved.call, reserved);
+            }
+            Record::Settled(settled) => {
+                running.remove(&settled.call);
+                if *end > from {
+                    lacking.push(record.clone());
+                }
+            }
+        }
+    }
+    let lost = running.into_values().map(|reserved| {
+        Record::Settled(Settled {
+            call: reserved.call,
+            day: reserved.day,
+            cost: reserved.amount,
+            source: CostSource::Estimate,
+            is_counted: true,
+            usage: Usage::default(),
+            key: reserved.key.clone(),
+            model: reserved.model.clone(),
+            upstream: String::new(),
+        })
+    });
+    lacking.extend(lost);
+    lacking
+}

@@ -1,0 +1,230 @@
+//! The store of one machine: decisions in memory, a journal so that no spend is forgotten, a ledger.
+
+mod journal;
+mod keeper;
+mod ledger;
+mod record;
+
+pub use ledger::{By, Line, report};
+
+use super::{Account, Ask, Funds, Grant, Hold, Moment, Purse, Seat, Settlement, Standing, Verdict};
+use journal::Journal;
+use keeper::{Keeper, Message};
+use record::{Record, Reserved, Settled};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+/// Most ended calls that wait for a disk that is full or away; further ones are counted as lost.
+/// Calls of keys with a budget are never among those: without the disk they are not admitted.
+const MAX_WAITING: usize = 100_000;
+
+/// The embedded store.
+#[derive(Debug)]
+pub struct Embedded {
+    shared: Arc<Shared>,
+    sender: Sender<Message>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Counters by key; each part of them has a lock of its own, held for a look-up alone.
+type Seats = HashMap<Arc<str>, Arc<Mutex<Seat>>>;
+const SHARDS: usize = 16;
+
+/// What requests and the keeper share.
+#[derive(Debug, Default)]
+struct Shared {
+    seats: [Mutex<Seats>; SHARDS],
+    hasher: RandomState,
+    desk: Mutex<Desk>,
+}
+
+/// Where records are written down.
+#[derive(Debug, Default)]
+struct Desk {
+    /// `None` while the folder cannot be used.
+    journal: Option<Journal>,
+    /// Settlements the journal could not take, oldest first.
+    waiting: VecDeque<Record>,
+    lost: u64,
+}
+
+/// Why the folder cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// Another process uses it.
+    InUse(String),
+    /// The system says so.
+    Failed(String),
+}
+
+impl Embedded {
+    /// Opens the store of a folder and starts its keeper. Where the folder cannot be used, calls of
+    /// keys with a budget are refused until it can; the keeper tries again and again. The problem
+    /// is returned beside the store, for the caller to judge.
+    #[must_use]
+    pub fn open(folder: &Path, now: SystemTime) -> (Self, Option<Problem>) {
+        let shared = Arc::new(Shared::default());
+        let mut keeper = Keeper::new(folder, Arc::clone(&shared));
+        let problem = keeper.open(now).err();
+        let (sender, receiver) = channel();
+        let thread = std::thread::Builder::new().name("store".into());
+        let thread = thread.spawn(move || keeper.run(&receiver));
+        if let Err(error) = &thread {
+            tracing::error!(%error, "the store's thread could not be started");
+        }
+        (Self { shared, sender, thread: Mutex::new(thread.ok()) }, problem)
+    }
+
+    /// See [`super::Store::admit`].
+    pub fn admit(&self, account: &Account, ask: &Ask, now: Moment) -> Verdict {
+        let seat = self.shared.seat(&account.key);
+        let mut counters = lock(&seat);
+        let admitted = counters.admit(account, ask, now);
+        let standing = counters.standing(account, now);
+        drop(counters);
+        let hold = match admitted {
+            Ok(hold) => hold,
+            Err(refusal) => return Verdict::Refused { refusal, standing },
+        };
+        if account.budget.is_some() {
+            let reserved = Record::Reserved(Reserved {
+                call: ask.call,
+                day: hold.day,
+                amount: hold.reserved,
+                key: account.key.to_string(),
+                model: ask.model.to_string(),
+            });
+            if !lock(&self.shared.desk).reserve(&reserved) {
+                lock(&seat).withdraw(account, &hold, now);
+                return Verdict::Unavailable;
+            }
+        }
+        Verdict::Admitted(Grant { standing, hold })
+    }
+
+    /// See [`super::Store::settle`].
+    pub fn settle(
+        &self,
+        account: &Account,
+        hold: &Hold,
+        settlement: &Settlement,
+        now: Moment,
+    ) -> Option<Funds> {
+        let seat = self.shared.seat(&account.key);
+        let mut counters = lock(&seat);
+        counters.settle(hold, settlement.tokens, settlement.cost, now);
+        let funds = counters.funds(account, now.wall);
+        drop(counters);
+        if account.budget.is_some() {
+            lock(&self.shared.desk).settle(settled(account, hold, settlement));
+        } else if settlement.entry.is_some() {
+            // Nothing is reserved, so that nothing is lost but a line of the ledger should the
+            // process die within the next millisecond.
+            let message = Message::Settled(settled(account, hold, settlement));
+            self.sender.send(message).ok();
+        }
+        funds
+    }
+
+    /// See [`super::Store::peek`].
+    pub fn peek(&self, account: &Account, now: Moment) -> Standing {
+        match self.shared.known(&account.key) {
+            Some(seat) => lock(&seat).standing(account, now),
+            None => Seat::default().standing(account, now),
+        }
+    }
+
+    /// See [`super::Store::close`].
+    pub fn close(&self) {
+        self.sender.send(Message::Stop).ok();
+        if let Some(thread) = lock(&self.thread).take() {
+            thread.join().ok();
+        }
+    }
+}
+
+impl Shared {
+    fn seats(&self, key: &str) -> MutexGuard<'_, Seats> {
+        let [first, rest @ ..] = &self.seats;
+        let place = self.hasher.hash_one(key) % SHARDS as u64;
+        let place = usize::try_from(place).unwrap_or_default();
+        lock(place.checked_sub(1).and_then(|place| rest.get(place)).unwrap_or(first))
+    }
+
+    fn known(&self, key: &str) -> Option<Arc<Mutex<Seat>>> {
+        self.seats(key).get(key).cloned()
+    }
+
+    fn seat(&self, key: &Arc<str>) -> Arc<Mutex<Seat>> {
+        let mut seats = self.seats(key);
+        if let Some(seat) = seats.get(key) {
+            return Arc::clone(seat);
+        }
+        Arc::clone(seats.entry(Arc::clone(key)).or_default())
+    }
+
+    /// Takes over what an earlier process left.
+    fn restore(&self, purses: &[(String, Purse)], journal: Journal) {
+        for (key, purse) in purses {
+            lock(&self.seat(&key.as_str().into())).restore(purse);
+        }
+        lock(&self.desk).journal = Some(journal);
+    }
+}
+
+impl Desk {
+    /// Writes a reservation down; whether that worked. What waits comes first, so that a disk which
+    /// has room again is known to have enough of it.
+    fn reserve(&mut self, record: &Record) -> bool {
+        self.catch_up();
+        let Some(journal) = &mut self.journal else { return false };
+        self.waiting.is_empty() && journal.append(record).is_ok()
+    }
+
+    /// Writes an ended call down, now or once it can be.
+    fn settle(&mut self, record: Record) {
+        if self.waiting.len() >= MAX_WAITING {
+            self.lost += 1;
+            return;
+        }
+        self.waiting.push_back(record);
+        self.catch_up();
+    }
+
+    fn catch_up(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        while let Some(record) = self.waiting.front() {
+            if journal.append(record).is_err() {
+                return;
+            }
+            self.waiting.pop_front();
+        }
+    }
+}
+
+fn settled(account: &Account, hold: &Hold, settlement: &Settlement) -> Record {
+    let entry = settlement.entry.as_ref();
+    Record::Settled(Settled {
+        call: hold.call,
+        day: hold.day,
+        cost: settlement.cost,
+        source: entry.map_or(crate::protocol::usage::CostSource::None, |entry| entry.source),
+        is_counted: entry.is_some(),
+        usage: entry.map(|entry| entry.usage).unwrap_or_default(),
+        key: account.key.to_string(),
+        model: entry.map(|entry| entry.model.to_string()).unwrap_or_default(),
+        upstream: entry.map(|entry| entry.upstream.to_string()).unwrap_or_default(),
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

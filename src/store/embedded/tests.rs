@@ -1,0 +1,222 @@
+//! What survives: restarts, deaths at any moment, torn tails, full disks, second processes.
+
+use super::*;
+use crate::protocol::usage::{CostSource, Usage};
+use crate::store::{Budget, CallId, Day, Dimension, Entry, NanoUsd, Period};
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn moment() -> Moment {
+    Moment { mono: Duration::from_secs(1), wall: SystemTime::now() }
+}
+
+fn account(nano: u64) -> Account {
+    let budget = Some(Budget { limit: NanoUsd(nano), per: Period::Total });
+    Account { key: "tester".into(), budget, ..Account::default() }
+}
+
+fn ask(call: u64, worst: u64) -> Ask {
+    Ask { call: CallId(call), tokens: 1, worst: Some(NanoUsd(worst)), model: "acme/m".into() }
+}
+
+fn cost(nano: u64) -> Settlement {
+    let usage = Usage { input: 3, output: 2, input_total: 3, output_total: 2, ..Usage::default() };
+    let source = CostSource::Upstream;
+    let entry = Entry { model: "acme/m".into(), upstream: "main".into(), source, usage };
+    Settlement { tokens: 5, cost: NanoUsd(nano), entry: Some(entry) }
+}
+
+fn hold(verdict: Verdict) -> Hold {
+    match verdict {
+        Verdict::Admitted(grant) => grant.hold,
+        other @ (Verdict::Refused { .. } | Verdict::Unavailable) => panic!("{other:?}"),
+    }
+}
+
+fn open(folder: &Path) -> Embedded {
+    let (store, problem) = Embedded::open(folder, SystemTime::now());
+    assert_eq!(problem, None);
+    store
+}
+
+fn used(store: &Embedded) -> u64 {
+    store.peek(&account(1_000), moment()).budget.unwrap().used.0
+}
+
+/// What a death at this moment leaves: the files as they are, without their owner.
+fn corpse(folder: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    copy
+}
+
+async fn within_time(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[test]
+fn spend_survives_a_restart_exactly() {
+    let folder = TempDir::new().unwrap();
+    for round in 1..=3 {
+        let store = open(folder.path());
+        let call = hold(store.admit(&account(1_000), &ask(round, 100), moment()));
+        store.settle(&account(1_000), &call, &cost(30), moment());
+        assert_eq!(used(&store), 30 * round);
+        store.close();
+    }
+    let lines = report(folder.path(), By::Key, None, None).unwrap();
+    assert_eq!((lines[0].name.as_str(), lines[0].calls, lines[0].cost), ("tester", 3, NanoUsd(90)));
+    assert_eq!((lines[0].input, lines[0].output), (9, 6));
+}
+
+#[test]
+fn a_death_charges_ended_calls_as_they_were_and_running_ones_in_full() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    let ended = hold(store.admit(&account(1_000), &ask(1, 100), moment()));
+    let _running = store.admit(&account(1_000), &ask(2, 200), moment());
+    store.settle(&account(1_000), &ended, &cost(30), moment());
+    let first = corpse(folder.path());
+    let again = open(first.path());
+    assert_eq!(used(&again), 230);
+    // And a second death right after the recovery changes nothing.
+    assert_eq!(used(&open(corpse(first.path()).path())), 230);
+    again.close();
+    assert_eq!(used(&open(corpse(first.path()).path())), 230);
+}
+
+#[test]
+fn a_torn_tail_loses_only_what_was_never_acted_upon() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    for call in 1..=3 {
+        let call = hold(store.admit(&account(1_000), &ask(call, 100), moment()));
+        store.settle(&account(1_000), &call, &cost(10), moment());
+    }
+    let journal = std::fs::read(folder.path().join("journal")).unwrap();
+    let mut spent = Vec::new();
+    for cut in (16..=journal.len()).rev() {
+        let corpse = TempDir::new().unwrap();
+        std::fs::write(corpse.path().join("journal"), &journal[..cut]).unwrap();
+        spent.push(used(&open(corpse.path())));
+    }
+    assert_eq!((spent[0], spent.last()), (30, Some(&0)));
+    // Settled, reserved only, and so on back to the beginning.
+    spent.dedup();
+    assert_eq!(spent, [30, 120, 20, 110, 10, 100, 0]);
+}
+
+#[test]
+fn every_moment_of_a_long_run_recovers_to_what_was_spent() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    let account = account(u64::MAX);
+    let (mut running, mut spent) = (Vec::new(), 0);
+    for number in 1..=400 {
+        running.push(hold(store.admit(&account, &ask(number, 50), moment())));
+        if number % 3 != 0 {
+            let call = running.swap_remove(running.len() / 2);
+            store.settle(&account, &call, &cost(number % 50), moment());
+            spent += number % 50;
+        }
+        if number % 40 == 0 {
+            let reopened = open(corpse(folder.path()).path());
+            assert_eq!(used(&reopened), spent + 50 * running.len() as u64, "after {number}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_journal_is_begun_anew_and_forgets_nothing() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    let account = account(u64::MAX);
+    let _running = store.admit(&account, &ask(1, 7), moment());
+    let size = |folder: &TempDir| std::fs::metadata(folder.path().join("journal")).unwrap().len();
+    let mut calls = 1;
+    while size(&folder) < journal::ROTATE {
+        calls += 1;
+        let call = hold(store.admit(&account, &ask(calls, 5), moment()));
+        store.settle(&account, &call, &cost(1), moment());
+    }
+    within_time("the journal begun anew", || size(&folder) < journal::ROTATE).await;
+    assert_eq!(used(&open(corpse(folder.path()).path())), 7 + calls - 1);
+    store.close();
+    assert_eq!(used(&open(folder.path())), 7 + calls - 1);
+}
+
+#[test]
+fn two_processes_do_not_share_a_folder() {
+    let folder = TempDir::new().unwrap();
+    let _first = open(folder.path());
+    let (second, problem) = Embedded::open(folder.path(), SystemTime::now());
+    let Some(Problem::InUse(text)) = problem else { panic!("{problem:?}") };
+    assert!(text.contains(&std::process::id().to_string()), "{text}");
+    assert!(matches!(second.admit(&account(9), &ask(1, 1), moment()), Verdict::Unavailable));
+}
+
+#[tokio::test]
+async fn without_a_folder_budgets_wait_and_everything_else_works() {
+    let folder = TempDir::new().unwrap();
+    let blocked = folder.path().join("data");
+    std::fs::write(&blocked, "a file where the folder should be").unwrap();
+    let (store, problem) = Embedded::open(&blocked, SystemTime::now());
+    assert!(matches!(problem, Some(Problem::Failed(_))));
+    let account = account(1_000);
+    assert!(matches!(store.admit(&account, &ask(1, 10), moment()), Verdict::Unavailable));
+    let standing = store.peek(&account, moment());
+    assert_eq!(standing.budget.unwrap().left(), NanoUsd(1_000), "the refusal took nothing");
+    let limited = Account { requests_per_minute: Some(1), budget: None, ..account.clone() };
+    hold(store.admit(&limited, &ask(2, 10), moment()));
+    let refused = store.admit(&limited, &ask(3, 10), moment());
+    assert!(
+        matches!(refused, Verdict::Refused { refusal, .. } if refusal.by == Dimension::Requests)
+    );
+    std::fs::remove_file(&blocked).unwrap();
+    within_time("the recovery", || {
+        !matches!(store.admit(&account, &ask(4, 10), moment()), Verdict::Unavailable)
+    })
+    .await;
+}
+
+#[test]
+fn a_full_disk_refuses_budgets_until_there_is_room_and_keeps_what_has_ended() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    let account = account(1_000);
+    let running = hold(store.admit(&account, &ask(1, 100), moment()));
+    // A file open for reading refuses writes as a full disk does.
+    let path = folder.path().join("journal");
+    let writable = lock(&store.shared.desk)
+        .journal
+        .as_mut()
+        .unwrap()
+        .swap_file(std::fs::File::open(&path).unwrap());
+    assert!(matches!(store.admit(&account, &ask(2, 10), moment()), Verdict::Unavailable));
+    store.settle(&account, &running, &cost(40), moment());
+    assert_eq!(used(&store), 40);
+    lock(&store.shared.desk).journal.as_mut().unwrap().swap_file(writable);
+    hold(store.admit(&account, &ask(3, 10), moment()));
+    assert_eq!(used(&open(corpse(folder.path()).path())), 50);
+}
+
+#[test]
+fn a_budget_that_changes_its_period_knows_what_was_spent() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    let call = hold(store.admit(&account(1_000), &ask(1, 100), moment()));
+    store.settle(&account(1_000), &call, &cost(30), moment());
+    for per in [Period::Day, Period::Month, Period::Total] {
+        let budget = Some(Budget { limit: NanoUsd(100), per });
+        let standing = store.peek(&Account { budget, ..account(0) }, moment());
+        assert_eq!(standing.budget.unwrap().used, NanoUsd(30), "{per:?}");
+    }
+    assert_eq!(report(folder.path(), By::Day, Some(Day(1)), Some(Day(2))).unwrap(), []);
+}
