@@ -5,10 +5,13 @@ mod lenient;
 pub mod done;
 pub mod edit;
 pub mod errors;
+pub mod length;
 pub mod path;
+pub mod prompt;
 pub mod request;
 pub mod sse;
 pub mod tap;
+pub mod tokens;
 pub mod usage;
 
 /// A wire format for inference; a call keeps its dialect from the caller to the upstream.

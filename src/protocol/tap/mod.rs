@@ -15,6 +15,7 @@ pub use transcript::{Choice, Kept, ToolCall, Transcript};
 
 use super::Dialect;
 use super::sse::{Event, Framer};
+use super::tokens::Tally;
 use super::usage::{AnthropicCounts, Usage};
 use said::Said;
 
@@ -68,6 +69,7 @@ struct Notes {
     events: u64,
     garbled: u64,
     produced_bytes: u64,
+    produced_tokens: Tally,
     /// Anthropic's counts, whose parts come in several events.
     counts: AnthropicCounts,
     /// A response holds a call of a tool.
@@ -160,6 +162,12 @@ impl StreamTap {
         self.notes.produced_bytes
     }
 
+    /// The same in tokens, roughly: for estimates, and for a stream that is cut at its reservation.
+    #[must_use]
+    pub fn produced_tokens(&self) -> u64 {
+        self.notes.produced_tokens.tokens()
+    }
+
     /// What has been read so far.
     #[must_use]
     pub fn reading(&self) -> &Reading {
@@ -239,6 +247,7 @@ impl Notes {
     fn count(&mut self, produced: &produced::Produced) {
         self.has_token |= produced.is_any;
         self.produced_bytes = self.produced_bytes.saturating_add(produced.bytes);
+        self.produced_tokens.add(&produced.tokens);
     }
 
     fn produce(&mut self, produced: produced::Produced) {

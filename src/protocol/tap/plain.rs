@@ -17,6 +17,9 @@ const KEPT_BYTES: usize = 64 << 10;
 const MAX_SMALL: usize = 128;
 const SMALL_BYTES: usize = 1 << 10;
 
+/// Of English text; any other has fewer.
+const BYTES_A_TOKEN: u64 = 4;
+
 /// Keeps both ends of a reply while it passes.
 #[derive(Debug)]
 pub struct PlainTap {
@@ -90,13 +93,20 @@ impl PlainTap {
 
     /// Reads what was kept.
     #[must_use]
-    pub fn finish(mut self) -> Reading {
+    pub fn finish(self) -> Reading {
+        self.finish_counted().0
+    }
+
+    /// Reads what was kept, and says how many tokens of output there were, roughly: by the bytes
+    /// where the reply was too long to be kept whole.
+    #[must_use]
+    pub fn finish_counted(mut self) -> (Reading, u64) {
         let mut notes = Notes::default();
         notes.keep(self.keeps);
         let head = std::mem::take(&mut self.head);
         if self.missing == 0 {
             read_reply(&mut notes, self.dialect, &self.joined_tail(head));
-            return notes.reading;
+            return (notes.reading, notes.produced_tokens.tokens());
         }
         let mut output = notes.reading.output.take();
         notes.keep(None);
@@ -114,7 +124,8 @@ impl PlainTap {
             output.take_raw(&text(whole_head), &text(whole_tail), self.missing + cut);
         }
         notes.reading.output = output;
-        notes.reading
+        let bytes = head.len() + self.tail_bytes + self.missing;
+        (notes.reading, bytes as u64 / BYTES_A_TOKEN)
     }
 
     fn joined_tail(&self, mut start: Vec<u8>) -> Vec<u8> {

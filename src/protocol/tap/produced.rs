@@ -2,6 +2,7 @@
 
 use super::said::{CallIndex, Kind, Note, Said};
 use crate::protocol::lenient::{Lenient, read, skip};
+use crate::protocol::tokens::Tally;
 use serde::de::MapAccess;
 
 /// Output found in the values read into it.
@@ -11,6 +12,8 @@ pub(super) struct Produced {
     pub(super) is_any: bool,
     /// Bytes of text.
     pub(super) bytes: u64,
+    /// The same in tokens, roughly.
+    pub(super) tokens: Tally,
     /// What is read now.
     kind: Kind,
     /// The texts themselves, where they are wanted.
@@ -51,6 +54,7 @@ impl Lenient for Produced {
     fn text(&mut self, text: &str) {
         self.is_any |= !text.is_empty();
         self.bytes = self.bytes.saturating_add(text.len() as u64);
+        self.tokens.text(text.as_bytes());
         self.said.say(self.kind, text);
     }
 

@@ -1,0 +1,90 @@
+//! How a stream ends that we cut at its reserved length: as one whose model had reached its maximum.
+
+use super::Dialect;
+use super::tap::Reading;
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+/// What a stream has been so far.
+#[derive(Debug, Clone, Copy)]
+pub struct SoFar<'a> {
+    /// Names of the reply.
+    pub reading: &'a Reading,
+    /// Its events with data.
+    pub events: u64,
+    /// Output tokens, roughly.
+    pub produced: u64,
+    /// Answers in it, of which each has to end.
+    pub choices: u64,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+/// The last events of the stream.
+#[must_use]
+pub fn last_events(dialect: Dialect, so_far: &SoFar<'_>) -> Bytes {
+    let SoFar { reading, events, produced, choices, now } = *so_far;
+    let (id, model) = (&reading.id, &reading.model);
+    let text = match dialect {
+        Dialect::Chat | Dialect::Completions | Dialect::Embeddings => {
+            let is_chat = dialect == Dialect::Chat;
+            let choice = |index: u64| {
+                if is_chat {
+                    json!({"index": index, "delta": {}, "logprobs": null, "finish_reason": "length"})
+                } else {
+                    json!({"index": index, "text": "", "logprobs": null, "finish_reason": "length"})
+                }
+            };
+            let object = if is_chat { "chat.completion.chunk" } else { "text_completion" };
+            let choices: Vec<Value> = (0..choices.clamp(1, 128)).map(choice).collect();
+            let chunk = json!({
+                "id": id, "object": object, "created": now, "model": model, "choices": choices,
+            });
+            format!("data: {chunk}\n\ndata: [DONE]\n\n")
+        }
+        Dialect::Responses => {
+            let response = json!({
+                "id": id, "object": "response", "created_at": now, "status": "incomplete",
+                "error": null, "incomplete_details": {"reason": "max_output_tokens"},
+                "model": model, "output": [], "usage": null,
+            });
+            let event = json!({
+                "type": "response.incomplete", "sequence_number": events, "response": response,
+            });
+            format!("event: response.incomplete\ndata: {event}\n\n")
+        }
+        Dialect::Messages => {
+            let delta = json!({
+                "type": "message_delta",
+                "delta": {"stop_reason": "max_tokens", "stop_sequence": null},
+                "usage": {"output_tokens": produced},
+            });
+            let stop = json!({"type": "message_stop"});
+            format!("event: message_delta\ndata: {delta}\n\nevent: message_stop\ndata: {stop}\n\n")
+        }
+    };
+    Bytes::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::tap::StreamTap;
+
+    #[test]
+    fn every_dialect_reads_it_as_a_whole_answer_that_was_too_long() {
+        use Dialect::{Chat, Completions, Messages, Responses};
+        let reading = Reading {
+            id: Some("gen-1".into()),
+            model: Some("acme/wisp".into()),
+            ..Reading::default()
+        };
+        for dialect in [Chat, Completions, Responses, Messages] {
+            let so_far = SoFar { reading: &reading, events: 7, produced: 9, choices: 2, now: 1 };
+            let mut tap = StreamTap::new(dialect);
+            tap.push(&last_events(dialect, &so_far));
+            assert!(tap.is_ended() && tap.fault().is_none() && tap.garbled() == 0, "{dialect:?}");
+            assert_eq!(tap.reading().finish.as_deref(), Some("length"), "{dialect:?}");
+        }
+    }
+}

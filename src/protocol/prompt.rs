@@ -1,0 +1,232 @@
+//! How many input tokens a request may be billed, at most and roughly, without a tokenizer.
+//!
+//! One pass over the body's bytes: all text, names and JSON included, by [`tokens`](super::tokens),
+//! and a quarter more, because an estimate that reserves money must not be below. The JSON itself
+//! stands for what providers add around messages. Images, audio and files are not counted as text:
+//! see [`Media`].
+
+use super::tokens::Tally;
+use memchr::{memchr2, memmem};
+
+/// What an image costs: `OpenAI` bills 85 to 1,536 tokens, Anthropic up to 1,600, Gemini 258 a tile.
+const IMAGE: u64 = 2_000;
+/// What anything behind a link costs: nobody knows how large it is.
+const LINKED: u64 = 4_000;
+/// Bytes of base64 a token of audio or of a document takes at least: speech at 16 kbit/s, 32 tokens
+/// a second (Gemini); a page of text in a PDF is 5 KiB and 1,500 tokens, which is a token for 3.
+const BYTES_A_TOKEN: u64 = 5;
+/// What providers add once a request defines tools (Anthropic: 346 with `tool_choice: auto`).
+const TOOLS: u64 = 400;
+/// What is added to every request.
+const ALWAYS: u64 = 16;
+/// A shorter value of a media field is a name or a number, and counted as text.
+const SHORTEST_MEDIA: usize = 64;
+
+/// What stands in a field for media.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Media {
+    Image,
+    Link,
+    Other { bytes: u64 },
+}
+
+/// How many input tokens a request may be billed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// About so many, for a bill that nobody else writes.
+    pub likely: u64,
+    /// Hardly more than so many, for a reservation.
+    pub most: u64,
+}
+
+/// The estimate for a body of valid JSON.
+#[must_use]
+pub fn estimate(body: &[u8]) -> Estimate {
+    let mut text = Tally::default();
+    let mut fixed = ALWAYS;
+    let mut rest = body;
+    // The last string outside of which nothing but a colon has come: a member's name.
+    let mut name: &[u8] = b"";
+    while let Some(start) = memchr::memchr(b'"', rest) {
+        let (between, quoted) = rest.split_at(start);
+        text.text(between);
+        let inner = string(quoted.get(1..).unwrap_or_default());
+        rest = quoted.get(inner.len() + 2..).unwrap_or_default();
+        if rest.trim_ascii_start().first() == Some(&b':') {
+            name = inner;
+            if inner == b"tools" {
+                fixed += TOOLS;
+            }
+            json_text(&mut text, inner);
+            continue;
+        }
+        match media(name, inner) {
+            None => json_text(&mut text, inner),
+            Some(Media::Image) => fixed += IMAGE,
+            Some(Media::Link) => fixed += LINKED,
+            Some(Media::Other { bytes }) => fixed += bytes.div_ceil(BYTES_A_TOKEN),
+        }
+    }
+    text.text(rest);
+    let tokens = text.tokens();
+    let likely = fixed.saturating_add(tokens);
+    Estimate { likely, most: likely.saturating_add(tokens / 4) }
+}
+
+/// What a string holds, up to its closing quote.
+fn string(text: &[u8]) -> &[u8] {
+    let mut at = 0;
+    while let Some(found) = text.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if text.get(at) == Some(&b'"') {
+            return text.get(..at).unwrap_or_default();
+        }
+        at += 2;
+    }
+    text
+}
+
+/// Counts the text of a JSON string, its escapes read.
+fn json_text(tally: &mut Tally, mut inner: &[u8]) {
+    while let Some(at) = memchr::memchr(b'\\', inner) {
+        let (before, escape) = inner.split_at(at);
+        tally.text(before);
+        let (decoded, length) = decode(escape);
+        let mut utf8 = [0; 4];
+        tally.text(decoded.encode_utf8(&mut utf8).as_bytes());
+        inner = escape.get(length..).unwrap_or_default();
+    }
+    tally.text(inner);
+}
+
+/// The character of an escape and the bytes it takes. Half of a pair stands for a character of
+/// three bytes: two halves are then about what an emoji is.
+fn decode(escape: &[u8]) -> (char, usize) {
+    match escape.get(1) {
+        Some(b'n' | b'r') => ('\n', 2),
+        Some(b't' | b'b' | b'f') => (' ', 2),
+        Some(b'u') => {
+            let digits = escape.get(2..6).and_then(|digits| std::str::from_utf8(digits).ok());
+            let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+            (code.and_then(char::from_u32).unwrap_or('\u{fffd}'), 6)
+        }
+        Some(_) | None => ('"', 2),
+    }
+}
+
+/// Whether this value of this member is media, and how much of it. Only fields that no model reads
+/// as text are looked at, so that nobody can hide a text from the count.
+fn media(name: &[u8], value: &[u8]) -> Option<Media> {
+    let may_be = matches!(name, b"url" | b"image_url" | b"data" | b"file_data" | b"file_url");
+    if !may_be {
+        return None;
+    }
+    if value.starts_with(b"http://") || value.starts_with(b"https://") {
+        return Some(Media::Link);
+    }
+    if value.len() < SHORTEST_MEDIA {
+        return None;
+    }
+    if let Some(named) = value.strip_prefix(b"data:") {
+        let is_image = named.starts_with(b"image/") || named.starts_with(b"image\\/");
+        return Some(if is_image { Media::Image } else { other(named) });
+    }
+    let is_base64 =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'\\');
+    if !value.iter().all(is_base64) {
+        return None;
+    }
+    // The first bytes of PNG, JPEG, GIF and WebP.
+    let is_image = [&b"iVBOR"[..], b"/9j/", b"R0lG"].iter().any(|magic| value.starts_with(magic))
+        || value.starts_with(b"UklGR") && memmem::find(value.get(..24)?, b"XRUJQ").is_some();
+    Some(if is_image { Media::Image } else { other(value) })
+}
+
+const fn other(value: &[u8]) -> Media {
+    Media::Other { bytes: value.len() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::tokens::of_text;
+    use proptest::prelude::{any, prop_assert, proptest};
+    use serde_json::json;
+
+    fn tokens(body: &[u8]) -> u64 {
+        super::estimate(body).most
+    }
+
+    fn estimate(body: &serde_json::Value) -> u64 {
+        tokens(body.to_string().as_bytes())
+    }
+
+    fn message(content: &serde_json::Value) -> serde_json::Value {
+        json!({"model": "m", "messages": [{"role": "user", "content": content}]})
+    }
+
+    #[test]
+    fn text_counts_wherever_it_stands() {
+        let long = "The supplier shall deliver within thirty days. ".repeat(50);
+        let least = of_text(&long);
+        for body in [
+            message(&json!(long)),
+            message(&json!([{"type": "text", "text": long}])),
+            json!({"model": "m", "input": long}),
+            json!({"model": "m", "prompt": [long]}),
+            json!({"model": "m", "tools": [{"function": {"description": long}}]}),
+            json!({"model": "m", "data": long}),
+        ] {
+            let estimate = estimate(&body);
+            assert!(estimate > least && estimate < 2 * least + TOOLS, "{estimate} for {least}");
+        }
+    }
+
+    #[test]
+    fn escapes_count_as_what_they_mean() {
+        let plain = message(&json!("Grüße,\n\"中文\" 🎉 ".repeat(40)));
+        let plain = tokens(plain.to_string().as_bytes());
+        let escaped = r#"{"model":"m","messages":[{"role":"user","content":"TEXT"}]}"#
+            .replace("TEXT", &r#"Gr\u00fc\u00dfe,\n\"\u4e2d\u6587\" \ud83c\udf89 "#.repeat(40));
+        let escaped = tokens(escaped.as_bytes());
+        assert!(escaped.abs_diff(plain) * 20 < plain, "{escaped} and {plain}");
+    }
+
+    #[test]
+    fn images_audio_and_files_are_no_text() {
+        let base64 = "iVBORw0KGgoAAAANSUhEUgAA".repeat(10_000);
+        let image = |url: &str| message(&json!([{"type": "image_url", "image_url": {"url": url}}]));
+        let around = estimate(&image(""));
+        let png = estimate(&image(&format!("data:image/png;base64,{base64}")));
+        assert_eq!(png, around + IMAGE);
+        assert_eq!(estimate(&image("https://example.com/a.png")), around + LINKED);
+        let anthropic = json!([{"type": "image", "source":
+            {"type": "base64", "media_type": "image/png", "data": base64}}]);
+        assert!(estimate(&message(&anthropic)) < around + IMAGE + 100);
+        let audio = json!([{"type": "input_audio", "input_audio":
+            {"data": "SUQzBAAAAAAA".repeat(1_000), "format": "mp3"}}]);
+        let estimate = estimate(&message(&audio));
+        assert!((2_400..2_600).contains(&estimate), "{estimate}");
+    }
+
+    #[test]
+    fn a_text_in_a_field_for_media_counts_as_text() {
+        let text = "no base64 here, but words. ".repeat(100);
+        let body = json!([{"type": "input_audio", "input_audio": {"data": text}}]);
+        assert!(estimate(&message(&body)) > of_text(&text));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_to_its_end(text in any::<String>(), name in any::<String>()) {
+            let mark = "The supplier shall deliver within thirty days. ".repeat(4);
+            let body = json!({ name: [text], "content": mark });
+            prop_assert!(estimate(&body) >= of_text(&mark));
+        }
+
+        #[test]
+        fn no_bytes_make_it_fail(bytes: Vec<u8>) {
+            let _any = tokens(&bytes);
+        }
+    }
+}
