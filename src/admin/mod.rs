@@ -1,6 +1,7 @@
 //! The private listener: metrics, probes, the redacted configuration and reload.
 
 use crate::config::redacted;
+use crate::limits::Limits;
 use crate::snapshot::Current;
 use crate::snapshot::reload::{Outcome, Reloader};
 use crate::telemetry::metrics::Metrics;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub struct Admin {
     current: Arc<Current>,
     metrics: Arc<Metrics>,
+    limits: Arc<Limits>,
     reloader: Arc<Reloader>,
 }
 
@@ -24,9 +26,10 @@ impl Admin {
     pub const fn new(
         current: Arc<Current>,
         metrics: Arc<Metrics>,
+        limits: Arc<Limits>,
         reloader: Arc<Reloader>,
     ) -> Self {
-        Self { current, metrics, reloader }
+        Self { current, metrics, limits, reloader }
     }
 
     /// Whether calls can be served: not draining, and an upstream is held for good.
@@ -45,7 +48,21 @@ impl Admin {
                 self.metrics.upstream_quota(&upstream.name, kind, left);
             }
         }
+        self.tell_limits();
         self.metrics.render()
+    }
+
+    fn tell_limits(&self) {
+        self.metrics.forget_limits();
+        for account in &self.current.pin().limited {
+            let standing = self.limits.standing(account);
+            for (dimension, ratio) in standing.used_ratios() {
+                self.metrics.limit_used(&account.key, dimension.as_str(), ratio);
+            }
+            if let Some(funds) = standing.budget {
+                self.metrics.budget_remaining(&account.key, funds.left().usd());
+            }
+        }
     }
 
     async fn reload(&self) -> Response<Vec<u8>> {

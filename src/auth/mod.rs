@@ -2,6 +2,7 @@
 
 use crate::glob::Globs;
 use crate::secret::KeyHash;
+use crate::store::Account;
 use crate::telemetry::langfuse::KeyTraits;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -20,6 +21,8 @@ pub struct Caller {
     pub expires: Option<SystemTime>,
     /// What its key says of its traces.
     pub traits: Arc<KeyTraits>,
+    /// What it may use.
+    pub account: Arc<Account>,
 }
 
 /// Every caller by the SHA-256 of its key.
@@ -115,8 +118,8 @@ mod tests {
     fn an_expired_key_is_as_unknown_as_any_other() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let caller = |expires| {
-            let (models, traits) = (Globs::new(&["*"]), Arc::default());
-            Arc::new(Caller { name: "n8n".into(), models, expires, traits })
+            let (models, traits, account) = (Globs::new(&["*"]), Arc::default(), Arc::default());
+            Arc::new(Caller { name: "n8n".into(), models, expires, traits, account })
         };
         let keys = Keys::new([
             (KeyHash::of(b"old"), caller(Some(now))),

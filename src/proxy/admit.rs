@@ -107,13 +107,21 @@ fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
 fn authenticate(caller: &ServerSession, ctx: &mut Ctx) -> Result<(), Rejection> {
     let found = ctx.snapshot.keys.identify(&caller.req_header().headers, ctx.started);
     ctx.caller = found.cloned();
-    match ctx.caller {
-        Some(_) => Ok(()),
-        None => Err(Rejection::new(
-            Kind::InvalidApiKey,
-            "no valid API key: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`",
-        )),
+    if ctx.caller.is_some() {
+        return Ok(());
     }
+    let limit = ctx.snapshot.config.limits.auth_failures_per_minute;
+    // Only failing attempts are counted and refused: whoever has a key is let in.
+    if let Some(address) = ctx.client_ip
+        && let Err(wait) = ctx.shared.limits.fail(address, limit)
+    {
+        let message = "too many attempts without a valid API key from this address";
+        return Err(Rejection::new(Kind::RateLimitExceeded, message).retry_after(wait));
+    }
+    Err(Rejection::new(
+        Kind::InvalidApiKey,
+        "no valid API key: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`",
+    ))
 }
 
 /// What can be refused before a byte of the body is read.

@@ -3,8 +3,8 @@
 use super::context::{Ctx, Ended};
 use super::respond;
 use crate::error::{Kind, Rejection};
-use crate::limits::config::KeyLimits;
 use crate::protocol::path::Endpoint;
+use crate::store::Meter;
 use crate::telemetry::delivery::Status as Delivered;
 use crate::upstream::{Standing, Upstream};
 use bytes::Bytes;
@@ -124,28 +124,33 @@ fn destination(status: &Delivered) -> Value {
     })
 }
 
-/// The caller's own limits, `null` where there is none. What is left of them is `null` as long as
-/// nothing is counted (`config.not_yet`): no figure is better than a made-up one.
+/// The caller's own limits and what is left of them, `null` where there is none.
 fn you(ctx: &Ctx) -> Value {
-    let name = ctx.caller.as_ref().map(|caller| &*caller.name);
-    let key = ctx.snapshot.config.keys.iter().find(|key| Some(key.name.as_str()) == name);
-    let limit = |of: fn(&KeyLimits) -> Option<u64>| {
-        let limit = key.and_then(|key| of(&key.limits));
-        json!({ "limit": limit, "remaining": null, "reset_seconds": null })
+    let caller = ctx.caller.as_ref();
+    let standing = caller.map(|caller| ctx.shared.limits.standing(&caller.account));
+    let standing = standing.unwrap_or_default();
+    let meter = |meter: Option<Meter>, has_reset: bool| {
+        json!({
+            "limit": meter.map(|meter| meter.limit),
+            "remaining": meter.map(|meter| meter.remaining),
+            "reset_seconds": meter.filter(|_| has_reset).map(|meter| meter.reset.as_secs_f64()),
+        })
     };
-    let budget = key.and_then(|key| key.budget.as_ref());
+    let funds = standing.budget;
     json!({
-        "key": name,
+        "key": caller.map(|caller| &*caller.name),
         "limits": {
-            "requests_per_minute": limit(|limits| limits.requests_per_minute),
-            "tokens_per_minute": limit(|limits| limits.tokens_per_minute),
-            "concurrent": limit(|limits| limits.concurrent),
+            "requests_per_minute": meter(standing.requests, true),
+            "tokens_per_minute": meter(standing.tokens, true),
+            // Nobody knows when a running call ends.
+            "concurrent": meter(standing.concurrent, false),
         },
         "budget": {
-            "limit_usd": budget.map(|budget| budget.usd),
-            "used_usd": null,
-            "remaining_usd": null,
-            "resets_at": null,
+            "limit_usd": funds.map(|funds| funds.limit.usd()),
+            "used_usd": funds.map(|funds| funds.used.usd()),
+            // What running calls have reserved is not theirs yet and not free either.
+            "remaining_usd": funds.map(|funds| funds.left().usd()),
+            "resets_at": funds.and_then(|funds| moment(funds.resets_at?)),
         },
     })
 }

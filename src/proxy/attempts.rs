@@ -1,5 +1,6 @@
 //! Chapter 3, the exchange: upstream after upstream until one gives a reply worth relaying.
 
+use super::bill;
 use super::caller::{Caller, Interrupted};
 use super::clock::Clock;
 use super::context::{Call, Ctx, Ended};
@@ -172,6 +173,10 @@ fn conclude(ctx: &mut Ctx, upstream: &Upstream, relayed: &Relayed) -> Result<(),
             ctx.tried(outcome, None);
             Ok(())
         }
+        Relayed::Cut => {
+            ctx.tried(Outcome::Ok, Some("cut at its reservation"));
+            Ok(())
+        }
         Relayed::Broken { reason, code, in_band } => {
             let what = format!("stream broken: {}", reason.as_str());
             ctx.shared.metrics.stream_broken(&upstream.name, reason);
@@ -199,6 +204,7 @@ async fn refuse(
     ctx.outcome.status = Some(200);
     ctx.outcome.error_code = Some(rejection.kind.row().code);
     ctx.traced.told(&rejection.message);
+    bill::settle(ctx);
     let last_words = errors::in_band(call.dialect, &rejection, caller.between_events);
     caller.end_with(last_words).await.map_err(|_| Ended::CallerGone)
 }
@@ -219,7 +225,7 @@ async fn attempt(
     let connectors = &ctx.shared.connectors;
     match &relayed {
         Ok(Relayed::Whole(_)) => connection.release(connectors).await,
-        Ok(Relayed::Broken { .. }) | Err(_) => connection.discard(connectors).await,
+        Ok(Relayed::Cut | Relayed::Broken { .. }) | Err(_) => connection.discard(connectors).await,
     }
     relayed
 }

@@ -1,5 +1,6 @@
 //! Chapter 2, the call: its body read once, its model found, its route chosen. Nothing is sent yet.
 
+use super::admission;
 use super::admit::too_large;
 use super::context::{Call, Ctx, Ended};
 use crate::error::{Kind, Rejection};
@@ -51,7 +52,15 @@ pub(super) async fn read(
     let call = Call { dialect, body, facts, route, strip_response_format, asking: None };
     ctx.stream = call.stream();
     ctx.call = Some(call);
-    refusal.map_or(Ok(()), |rejection| Err(rejection.into()))
+    if let Some(rejection) = refusal {
+        return Err(rejection.into());
+    }
+    let Some(call) = ctx.call.take() else { return Ok(()) };
+    let since = Instant::now();
+    let admitted = admission::admit(ctx, &call).await;
+    ctx.waited += since.elapsed();
+    ctx.call = Some(call);
+    Ok(admitted?)
 }
 
 fn header<'h>(caller: &'h ServerSession, ctx: &Ctx) -> Option<&'h str> {

@@ -1,5 +1,6 @@
 //! Everything one request carries, grouped by the chapter that fills it in.
 
+use super::admission::Admission;
 use super::traced::Traced;
 use super::{Shared, finish};
 use crate::auth::Caller;
@@ -10,7 +11,9 @@ use crate::protocol::edit::{Edits, MemberSpan, Segments, json_string};
 use crate::protocol::path::Endpoint;
 use crate::protocol::request::{Optional, RequestFacts};
 use crate::protocol::tap::Reading;
+use crate::protocol::usage::Cost;
 use crate::snapshot::{OpenRequest, Snapshot};
+use crate::store::Standing;
 use crate::telemetry::exchange::Attempt;
 use crate::telemetry::metrics::{self, InflightGuard};
 use crate::upstream::Upstream;
@@ -111,8 +114,20 @@ pub(super) struct Outcome {
     pub(super) first_token: Option<Instant>,
     /// What a copy of the reply told.
     pub(super) reading: Reading,
+    /// What it cost, once it is settled.
+    pub(super) cost: Option<Cost>,
+    /// Output tokens, by our own rough count.
+    pub(super) produced_tokens: u64,
     /// Whether the caller left before the end.
     pub(super) cancelled: bool,
+}
+
+impl Outcome {
+    /// Takes over what a reply told, and its output tokens by our count.
+    pub(super) fn read(&mut self, (reading, produced): (Reading, u64)) {
+        self.reading = reading;
+        self.produced_tokens = produced;
+    }
 }
 
 /// One request.
@@ -153,6 +168,10 @@ pub struct Ctx {
     pub(super) stream: bool,
     /// The conversation.
     pub(super) session_id: Option<String>,
+    /// What the call may use, from its admission to its end.
+    pub(super) admission: Option<Admission>,
+    /// How the caller's limits stood when they were asked.
+    pub(super) standing: Option<Standing>,
 
     /// The reply.
     pub(super) outcome: Outcome,
@@ -185,6 +204,8 @@ impl Ctx {
             model: None,
             stream: false,
             session_id: None,
+            admission: None,
+            standing: None,
             outcome: Outcome::default(),
             traced: Traced::default(),
             recorded: false,
@@ -217,6 +238,9 @@ impl Ctx {
     /// An upstream call begins; `model` is the caller's name of the model it is asked for.
     pub(super) fn attempt_begins(&mut self, upstream: &Upstream, model: &str) {
         self.outcome.attempts += 1;
+        if let Some(admission) = &mut self.admission {
+            admission.permit.goes_out();
+        }
         self.outcome.upstream = Some(Arc::clone(&upstream.name));
         if self.model.as_deref().is_some_and(|asked| asked != model) {
             self.outcome.fallback_model = Some(model.to_owned());

@@ -1,10 +1,9 @@
 //! The end of a request, however it came: one record to the metrics and the access log, exactly once.
 
 use super::context::{self, Ctx};
-use super::traced;
+use super::{bill, traced};
 use crate::protocol::path::Endpoint;
 use crate::protocol::tap::Reading;
-use crate::protocol::usage::{Cost, CostSource};
 use crate::telemetry::exchange::Exchange;
 use crate::telemetry::metrics::Outcome;
 use std::time::Instant;
@@ -21,6 +20,7 @@ pub(super) fn finish(ctx: &mut Ctx) {
     }
     // A call that was under way when its task was cut.
     ctx.tried(Outcome::Cancelled, None);
+    bill::settle(ctx);
     let mut outcome = std::mem::take(&mut ctx.outcome);
     let reading = std::mem::take(&mut outcome.reading);
     let exchange = record(ctx, outcome, &reading);
@@ -63,7 +63,7 @@ fn record(ctx: &mut Ctx, outcome: context::Outcome, reading: &Reading) -> Exchan
         time_to_first_token: outcome.first_token.map(since_begun),
         overhead: duration.saturating_sub(ctx.waited),
         usage: reading.usage,
-        cost: reading.upstream_cost_usd.map(|usd| Cost { usd, source: CostSource::Upstream }),
+        cost: outcome.cost,
         session_id: ctx.session_id.take(),
         error_code: outcome.error_code,
         finish,

@@ -1,8 +1,10 @@
 //! A request through Pingora, top to bottom: each phase is delegated to its chapter, in phase order.
 
+mod admission;
 mod admit;
 mod answers;
 mod attempts;
+mod bill;
 mod body;
 mod caller;
 mod clock;
@@ -15,12 +17,14 @@ mod head;
 mod headers;
 mod judge;
 mod plain;
+mod pricing;
 mod relay;
 mod respond;
 mod round;
 mod send;
 mod traced;
 
+use crate::limits::Limits;
 use crate::snapshot::Current;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::delivery::Delivery;
@@ -39,6 +43,8 @@ pub struct Shared {
     pub current: Arc<Current>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// What callers may use.
+    pub limits: Arc<Limits>,
     /// The access log.
     pub access_log: Arc<AccessLog>,
     /// Traces on their way.
@@ -52,10 +58,12 @@ impl Shared {
     pub fn new(
         current: Arc<Current>,
         metrics: Arc<Metrics>,
+        limits: Arc<Limits>,
         access_log: Arc<AccessLog>,
         delivery: Arc<Delivery>,
     ) -> Self {
-        Self { current, metrics, access_log, delivery, connectors: Arc::new(Connectors::new()) }
+        let connectors = Arc::new(Connectors::new());
+        Self { current, metrics, limits, access_log, delivery, connectors }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Chapter 4, the other half: a reply that is no stream, held whole where it is short, so that an
 //! error in it or a reset can still fail over.
 
+use super::bill;
 use super::caller::Caller;
 use super::clock::Clock;
 use super::context::{Call, Ctx};
@@ -73,8 +74,8 @@ pub(super) async fn plain(
         tap.push(piece);
     }
     let tap = if ended {
-        let is_good = outcome == Outcome::Ok && is_readable;
-        ctx.outcome.reading = judge_whole(&reply, tap, &held, is_good)?;
+        let is_good = is_readable && outcome == Outcome::Ok;
+        ctx.outcome.read(judge_whole(&reply, tap, &held, is_good)?);
         None
     } else {
         Some(tap)
@@ -100,11 +101,11 @@ pub(super) async fn plain(
     }
     call.body = Bytes::new();
     let sent = match tap {
-        None => finish_plain(caller, header, held).await,
+        None => finish_plain(caller, ctx, header, held).await,
         Some(mut tap) => {
             let rest = forward_plain(caller, reply.connection, clock, (header, held), &mut tap);
             let sent = rest.await;
-            ctx.outcome.reading = tap.finish();
+            ctx.outcome.read(tap.finish_counted());
             sent
         }
     };
@@ -124,15 +125,15 @@ fn judge_whole(
     tap: PlainTap,
     held: &[Bytes],
     is_good: bool,
-) -> Result<Reading, Failure> {
-    let reading = tap.finish();
+) -> Result<(Reading, u64), Failure> {
+    let (reading, produced) = tap.finish_counted();
     if let Some(fault) = reading.fault.as_ref().filter(|_| is_good) {
         return Err(Failure::error_body(fault, "an error in a 200 reply"));
     }
     if is_good && may_be_cut(reply) && is_half_json(&held.concat()) {
         return Err(Failure::new(Outcome::Reset, "the reply was cut"));
     }
-    Ok(reading)
+    Ok((reading, produced))
 }
 
 /// The body of an error that is the caller's own fault: without our credential, and in the one shape
@@ -161,9 +162,11 @@ const fn outcome(status: u16) -> Outcome {
 /// Sends a reply that is held whole.
 async fn finish_plain(
     caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
     header: Box<ResponseHeader>,
     mut pieces: Vec<Bytes>,
 ) -> Result<(), Stopped> {
+    bill::settle(ctx);
     caller.pass_untouched();
     caller.begin(header).await?;
     caller.send(&mut pieces).await?;
@@ -183,6 +186,7 @@ async fn say_fault(
     let rejection = Rejection::new(Kind::InvalidRequest, message);
     ctx.outcome.status = Some(200);
     ctx.outcome.error_code = Some(rejection.kind.row().code);
+    bill::settle(ctx);
     caller.end_with(errors::in_band(call.dialect, &rejection, caller.between_events)).await?;
     Ok(Relayed::Whole(Outcome::Status4xx))
 }

@@ -1,6 +1,8 @@
 //! Chapter 4, the reply: a stream is held until it has proved good, then forwarded untouched while a
 //! copy is read.
 
+use super::admission::is_reached;
+use super::bill;
 use super::caller::{Caller, Interrupted};
 use super::clock::{Clock, Expired};
 use super::context::{Call, Ctx};
@@ -10,6 +12,7 @@ use super::judge::Failure;
 use super::respond;
 use crate::error::{Kind, Rejection};
 use crate::protocol::errors;
+use crate::protocol::length::{self, SoFar};
 use crate::protocol::tap::StreamTap;
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::Upstream;
@@ -18,7 +21,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use pingora::http::ResponseHeader;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A stream is held to its first token or this far (DESIGN section 5).
 const HOLD_STREAM: usize = 256 << 10;
@@ -42,6 +45,8 @@ pub(super) struct Reply<'r> {
 pub(super) enum Relayed {
     /// Whole; the word is for metrics.
     Whole(Outcome),
+    /// Cut by us at the length reserved for it; whole as far as the caller knows.
+    Cut,
     /// Broken off after it had begun.
     Broken {
         /// Why.
@@ -69,6 +74,8 @@ pub(super) fn is_encoded(header: &ResponseHeader) -> bool {
 enum End {
     /// As HTTP says it should, or because its last word had been said.
     Clean,
+    /// It has reached what was reserved for it.
+    Reserved,
     /// It fell silent.
     Stalled,
     /// Otherwise.
@@ -86,10 +93,14 @@ pub(super) async fn stream(
     let mut tap = StreamTap::new(call.dialect).keeping(ctx.traced.capture);
     let followed = follow(caller, ctx, call, (reply, clock), &mut tap).await;
     let relayed = match followed {
-        Ok(end) => close(caller, call, &tap, end).await,
+        Ok(end) => close(caller, ctx, call, &tap, end).await,
         Err(stopped) => Err(stopped),
     };
+    let is_cut = matches!(relayed, Ok(Relayed::Cut));
     ctx.outcome.reading = tap.into_reading();
+    if is_cut {
+        ctx.outcome.reading.finish = Some("length".to_owned());
+    }
     relayed
 }
 
@@ -109,7 +120,7 @@ async fn follow(
         let tapped = pieces.len();
         let events = tap.events();
         let read = caller.until(clock, reply.connection.session.read_response_body()).await;
-        let end = match read {
+        let mut end = match read {
             Ok(Ok(Some(piece))) => take_ready(reply.connection, piece, &mut pieces),
             Ok(Ok(None)) => Some(End::Clean),
             Ok(Err(error)) => Some(End::Failed(Failure::of(&error))),
@@ -122,6 +133,7 @@ async fn follow(
             held += piece.len();
             tap.push(piece);
         }
+        ctx.outcome.produced_tokens = tap.produced_tokens();
         let now = Instant::now();
         // Once tokens flow, comments are no sign of life; half an event is.
         if !tap.first_token() || tap.events() > events || !tap.at_boundary() {
@@ -142,6 +154,12 @@ async fn follow(
                 clock.token_came();
                 ctx.outcome.first_token = Some(now);
             }
+            if end.is_none() && is_used_up(ctx, tap) {
+                end = Some(End::Reserved);
+            }
+            if tap.is_ended() {
+                bill::settle_by(ctx, tap.reading());
+            }
             let whole = end.is_some() && (tap.is_complete() || tap.fault().is_some());
             let half = if whole { Vec::new() } else { split_half_event(&mut pieces, tap) };
             caller.between_events = !half.is_empty() || tap.at_boundary();
@@ -152,6 +170,12 @@ async fn follow(
             return Ok(end);
         }
     }
+}
+
+/// Whether a stream that is not over has used up what was reserved for it.
+fn is_used_up(ctx: &Ctx, tap: &StreamTap) -> bool {
+    let is_over = tap.is_complete() || tap.fault().is_some();
+    !is_over && is_reached(ctx.admission.as_ref(), tap.produced_tokens())
 }
 
 /// Takes an event that is not whole yet off the end of what is to be sent. No client can use half an
@@ -186,7 +210,7 @@ fn failed_early(tap: &StreamTap, proved_good: bool, end: Option<&End>) -> Option
     }
     match end {
         _ if proved_good => None,
-        None => None,
+        None | Some(End::Reserved) => None,
         Some(End::Clean) => {
             Some(Failure::new(Outcome::StreamBroken, "the stream ended before its first token"))
         }
@@ -236,10 +260,12 @@ fn take_ready(connection: &mut Connection, piece: Bytes, pieces: &mut Vec<Bytes>
 /// Ends a stream that was sent on: as a whole one, or with an error event. Never silently short.
 async fn close(
     caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
     call: &Call,
     tap: &StreamTap,
     end: End,
 ) -> Result<Relayed, Stopped> {
+    bill::settle_by(ctx, tap.reading());
     if tap.fault().is_some() {
         // The upstream's own error event went through and is the last word.
         caller.end().await?;
@@ -250,11 +276,16 @@ async fn close(
         caller.end().await?;
         return Ok(Relayed::Whole(Outcome::Ok));
     }
+    if matches!(end, End::Reserved) {
+        let last = last_events(caller, call, tap);
+        caller.end_with(last).await?;
+        return Ok(Relayed::Cut);
+    }
     let (reason, kind) = match &end {
         End::Clean if tap.has_too_long() => (Broken::TooLong, Kind::UpstreamError),
         End::Clean if tap.garbled() > 0 => (Broken::Garbled, Kind::UpstreamError),
         End::Clean => (Broken::Truncated, Kind::UpstreamError),
-        End::Stalled => (Broken::Stalled, Kind::UpstreamTimeout),
+        End::Stalled | End::Reserved => (Broken::Stalled, Kind::UpstreamTimeout),
         End::Failed(failure) => (reason(failure), kind(failure)),
     };
     let message = match (reason == Broken::Timeout, kind == Kind::UpstreamTimeout) {
@@ -266,6 +297,20 @@ async fn close(
     let last_words = errors::in_band(call.dialect, &rejection, caller.between_events);
     caller.end_with(last_words).await?;
     Ok(Relayed::Broken { reason, code: kind.row().code, in_band: true })
+}
+
+/// The end of a stream whose reservation is used up, as of one that reached its maximum.
+fn last_events(caller: &Caller<'_>, call: &Call, tap: &StreamTap) -> Bytes {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let so_far = SoFar {
+        reading: tap.reading(),
+        events: tap.events(),
+        produced: tap.produced_tokens(),
+        choices: call.facts.choices,
+        now: since_1970.unwrap_or_default().as_secs(),
+    };
+    let events = length::last_events(call.dialect, &so_far);
+    if caller.between_events { events } else { [&b"\n\n"[..], &events].concat().into() }
 }
 
 /// The word for metrics of a reply that broke off. Of the deadlines `total` alone blames nobody.

@@ -1,8 +1,10 @@
 //! Any time: what we say ourselves. Every reply, ours or relayed, gets its common headers here.
 
+use super::bill;
 use super::context::{Ctx, Ended};
 use crate::cors::Headers;
 use crate::error::{Kind, Rejection};
+use crate::limits::headers;
 use crate::protocol::errors;
 use bytes::Bytes;
 use http::header::{
@@ -31,10 +33,11 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A caller who does not take a reply for so long is gone; it would hold its upstream for ever.
 const WRITE_STALL: Duration = Duration::from_mins(1);
 
-/// What every reply of one request carries: its id, and what CORS grants.
+/// What every reply of one request carries: its id, what CORS grants, and how limits stand.
 pub(super) struct Signature {
     request_id: Option<HeaderValue>,
     cors: Headers,
+    limits: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Signature {
@@ -43,6 +46,7 @@ impl Signature {
         Self {
             request_id: HeaderValue::from_str(ctx.request_id.as_str()).ok(),
             cors: ctx.snapshot.cors.reply(ctx.origin.as_ref()),
+            limits: ctx.standing.as_ref().map(headers::headers).unwrap_or_default(),
         }
     }
 
@@ -51,7 +55,7 @@ impl Signature {
         if let Some(id) = &self.request_id {
             set(header, REQUEST_ID, id.clone());
         }
-        for (name, value) in &self.cors {
+        for (name, value) in self.cors.iter().chain(&self.limits) {
             add(header, name.clone(), value.clone());
         }
     }
@@ -173,6 +177,7 @@ async fn reject(
     let row = rejection.kind.row();
     ctx.outcome.error_code = Some(row.code);
     ctx.traced.told(&rejection.message);
+    bill::settle(ctx);
     let body = errors::body(ctx.dialect(), rejection);
     let header = error_header(ctx, rejection, body.len());
     let unread = !caller.is_body_done();
@@ -198,8 +203,9 @@ fn error_header(ctx: &Ctx, rejection: &Rejection, length: usize) -> Box<Response
     if let Some(upstream) = &ctx.outcome.upstream {
         name_upstream(&mut header, upstream, ctx.outcome.attempts);
     }
-    if ctx.outcome.attempts > 1 {
-        // We have tried more than once: a client's own retries would multiply ours.
+    if ctx.outcome.attempts > 1 || rejection.kind == Kind::InsufficientQuota {
+        // We have tried more than once: a client's own retries would multiply ours. And money does
+        // not come back within a client's patience.
         set(&mut header, SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     if rejection.kind == Kind::MethodNotAllowed

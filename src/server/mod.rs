@@ -9,11 +9,14 @@ use crate::cli::{self, BAD_CONFIG, OK, PORT_TAKEN};
 use crate::config::sections::{Config, ServerConfig};
 use crate::config::{self, Env, Loaded, Source, keys};
 use crate::demo;
+use crate::limits::Limits;
 use crate::proxy::Shared;
 use crate::proxy::edge::Edge;
 use crate::secret::Secret;
 use crate::snapshot::Current;
 use crate::snapshot::reload::Reloader;
+use crate::store::Store;
+use crate::store::embedded::{Embedded, Problem};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::delivery::Delivery;
 use crate::telemetry::langfuse::Destination;
@@ -106,21 +109,14 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     };
     let addresses: Vec<SocketAddr> = data.iter().map(|bound| bound.address).collect();
     let admin_address = admin.address;
-    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision());
-    metrics.config_generation(1);
-    let access_log = Arc::new(AccessLog::start(config.log.format));
-    let delivery = Delivery::new(Arc::clone(&metrics));
-    // Before the first request is served.
-    delivery.apply(&Destination::all(&config.langfuse, &config.telemetry));
+    let Some(shared) = shared(&config, &current) else { return BAD_CONFIG };
     let reloader = Arc::new(Reloader::new(
         source,
         generated_key,
         Arc::clone(&current),
-        Arc::clone(&metrics),
-        Arc::clone(&delivery),
+        Arc::clone(&shared.metrics),
+        Arc::clone(&shared.delivery),
     ));
-    let shared =
-        Shared::new(Arc::clone(&current), metrics, Arc::clone(&access_log), Arc::clone(&delivery));
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(&config.server));
     let edge = Edge::new(shared.clone(), config.server.h2c, &server.configuration);
     let Ok(edge) = data_service(edge, data, &config.server) else {
@@ -128,7 +124,8 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
         return BAD_CONFIG;
     };
     server.add_service(edge);
-    let admin_app = Admin::new(Arc::clone(&current), shared.metrics, Arc::clone(&reloader));
+    let (metrics, limits) = (Arc::clone(&shared.metrics), Arc::clone(&shared.limits));
+    let admin_app = Admin::new(Arc::clone(&current), metrics, limits, Arc::clone(&reloader));
     server.add_service(service("admin", admin_app, vec![admin], Some(1)));
     let banner = provider.map(|(bound, key)| {
         let app = demo::Provider::new("demo");
@@ -136,13 +133,50 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
         demo::banner(&addresses, admin_address, key.expose())
     });
     server.add_service(Background::service(reloader));
-    server.add_service(Traces::service(Arc::clone(&delivery)));
+    server.add_service(Traces::service(Arc::clone(&shared.delivery)));
     announce(&addresses, admin_address, banner.as_deref());
-    let drain = DrainOnSignal::new(current, Arc::clone(&delivery));
+    let drain = DrainOnSignal::new(current, Arc::clone(&shared.delivery));
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
-    delivery.close(LAST_LINES);
-    access_log.flush(LAST_LINES);
+    shared.delivery.close(LAST_LINES);
+    shared.limits.close();
+    shared.access_log.flush(LAST_LINES);
     OK
+}
+
+/// What requests share, ready before the first of them is served; `None`, and a complaint, where the
+/// store belongs to another gateway.
+fn shared(config: &Config, current: &Arc<Current>) -> Option<Shared> {
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision());
+    metrics.config_generation(1);
+    let limits = open_limits(config)?;
+    let access_log = Arc::new(AccessLog::start(config.log.format));
+    let delivery = Delivery::new(Arc::clone(&metrics));
+    delivery.apply(&Destination::all(&config.langfuse, &config.telemetry));
+    Some(Shared::new(Arc::clone(current), metrics, limits, access_log, delivery))
+}
+
+/// Opens the store. A folder that cannot be used is no reason not to start: where there are budgets
+/// their calls are refused until it can. One that another gateway uses is, where there are budgets:
+/// the two would not know of each other's spend.
+fn open_limits(config: &Config) -> Option<Arc<Limits>> {
+    let (store, problem) = Embedded::open(&config.store.path, SystemTime::now());
+    let has_budgets = config.keys.iter().any(|key| key.budget.is_some());
+    match problem {
+        None => {}
+        Some(Problem::InUse(problem)) if has_budgets => {
+            cli::complain(&format!("store.path: {problem}"));
+            return None;
+        }
+        Some(problem) => {
+            let effect = if has_budgets {
+                "calls of keys with a budget are refused"
+            } else {
+                "no ledger is kept"
+            };
+            tracing::warn!(%problem, effect, "the store cannot be used; it is tried again and again");
+        }
+    }
+    Some(Limits::new(Store::Embedded(store)))
 }
 
 fn announce(data: &[SocketAddr], admin: SocketAddr, banner: Option<&str>) {

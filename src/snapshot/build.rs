@@ -8,9 +8,11 @@ use crate::config::sections::Config;
 use crate::config::{Loaded, not_yet};
 use crate::cors::Cors;
 use crate::glob::Globs;
+use crate::limits::prices::Prices;
 use crate::routing::{self, Member, Route};
-use crate::secret::{KeyHash, Secret};
+use crate::secret::Secret;
 use crate::session::Sessions;
+use crate::store::{Account, Budget, NanoUsd};
 use crate::telemetry::langfuse::{Destination, KeyTraits, Plan, Secrets};
 use crate::upstream::Upstream;
 use crate::upstream::config::{HealthConfig, UpstreamConfig};
@@ -39,11 +41,19 @@ pub(super) fn snapshot(
         Some(Member { position, weight, priority, hash: routing::hash(name) })
     };
     let routes = config.routes.iter().map(|route| Route::new(route, find)).collect();
+    let callers: Vec<_> = config.keys.iter().map(|key| (key, caller(key))).collect();
+    let accounts = callers.iter().map(|(_, caller)| &caller.account);
     Ok(Snapshot {
         generation: previous.map_or(1, |previous| previous.generation + 1),
         hash,
         loaded_at: now,
-        keys: Keys::new(config.keys.iter().flat_map(callers)),
+        limited: accounts.filter(|account| account.is_limited()).cloned().collect(),
+        prices: Prices::new(&config.prices),
+        keys: Keys::new(
+            callers
+                .iter()
+                .flat_map(|(key, caller)| key.hashes().map(|hash| (hash, Arc::clone(caller)))),
+        ),
         cors: Cors::new(&config.cors),
         sessions: Sessions::new(&config.session),
         routes,
@@ -108,21 +118,29 @@ fn holds_credential(name: &str) -> bool {
     ["key", "token", "auth", "secret", "cookie"].iter().any(|word| name.contains(word))
 }
 
-/// One entry for each of a caller's keys.
-fn callers(key: &KeyConfig) -> Vec<(KeyHash, Arc<Caller>)> {
-    let caller = Arc::new(Caller {
-        name: key.name.as_str().into(),
+fn caller(key: &KeyConfig) -> Arc<Caller> {
+    let name: Arc<str> = key.name.as_str().into();
+    let limits = &key.limits;
+    let budget = |budget: &crate::limits::config::Budget| Budget {
+        limit: NanoUsd::from_usd(budget.usd),
+        per: budget.per,
+    };
+    Arc::new(Caller {
+        name: Arc::clone(&name),
         models: Globs::new(&key.models),
         expires: key.expires.as_deref().and_then(moment),
         traits: Arc::new(KeyTraits {
             tags: key.metadata.iter().map(|(name, value)| format!("{name}:{value}")).collect(),
             capture: key.capture,
         }),
-    });
-    let secrets = key.secret.iter().chain(&key.secrets);
-    let hashes = secrets.map(|secret| KeyHash::of(secret.expose().as_bytes()));
-    let stored = key.sha256.iter().flat_map(|hashes| hashes.as_slice().iter().copied());
-    hashes.chain(stored).map(|hash| (hash, Arc::clone(&caller))).collect()
+        account: Arc::new(Account {
+            key: name,
+            requests_per_minute: limits.requests_per_minute,
+            tokens_per_minute: limits.tokens_per_minute,
+            concurrent: limits.concurrent,
+            budget: key.budget.as_ref().map(budget),
+        }),
+    })
 }
 
 fn moment(text: &str) -> Option<SystemTime> {

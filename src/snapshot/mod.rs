@@ -10,8 +10,10 @@ use crate::auth::Keys;
 use crate::config::Loaded;
 use crate::config::sections::Config;
 use crate::cors::Cors;
+use crate::limits::prices::Prices;
 use crate::routing::Route;
 use crate::session::Sessions;
+use crate::store::Account;
 use crate::telemetry::langfuse::Plan;
 use crate::upstream::Upstream;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -35,6 +37,10 @@ pub struct Snapshot {
     pub config: Config,
     /// Callers.
     pub keys: Keys,
+    /// Callers that are limited in any way, for what is shown of them.
+    pub limited: Vec<Arc<Account>>,
+    /// What models cost, as configured.
+    pub prices: Prices,
     /// Browsers.
     pub cors: Cors,
     /// Conversations.

@@ -135,6 +135,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.h2c", a.h2c != b.h2c),
         ("server.tls", a.tls != b.tls),
         ("server.upgrade_sock", a.upgrade_sock != b.upgrade_sock),
+        ("store", old.store != new.store),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("log.format", old.log.format != new.log.format),
         ("the spool.path of langfuse or telemetry.otlp", is_spool_moved(old, new)),

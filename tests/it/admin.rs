@@ -74,21 +74,28 @@ async fn status_tells_a_caller_what_concerns_it() {
 }
 
 #[tokio::test]
-async fn status_tells_a_caller_its_limits_and_no_made_up_figures() {
+async fn status_tells_a_caller_its_limits_and_what_is_left() {
     let origin = Origin::start().await;
     let limited = "name: limited, secret: sk-limited, budget: {usd: 50, per: month}, \
                    limits: {requests_per_minute: 600, concurrent: 32}";
     let gateway = Gateway::start(&Config::to(&origin).key(limited)).await;
+    let request = |path: &str| Request::post(path, &chat()).header("x-api-key", "sk-limited");
+    gateway.call(&request("/v1/chat/completions")).await.assert_ok();
     let reply = gateway.call(&Request::get("/status").header("x-api-key", "sk-limited")).await;
     let you = &reply.assert_ok().json()["you"];
-    let limit = |limit: Value| json!({ "limit": limit, "remaining": null, "reset_seconds": null });
-    assert_eq!(you["limits"]["requests_per_minute"], limit(json!(600)));
-    assert_eq!(you["limits"]["tokens_per_minute"], limit(Value::Null));
-    assert_eq!(you["limits"]["concurrent"], limit(json!(32)));
-    assert_eq!(
-        you["budget"],
-        json!({ "limit_usd": 50.0, "used_usd": null, "remaining_usd": null, "resets_at": null })
-    );
+    let requests = &you["limits"]["requests_per_minute"];
+    assert_eq!((&requests["limit"], &requests["remaining"]), (&json!(600), &json!(599)));
+    let reset = requests["reset_seconds"].as_f64().expect("a figure");
+    assert!(reset > 30.0 && reset <= 60.0, "{reset}");
+    let none = json!({ "limit": null, "remaining": null, "reset_seconds": null });
+    assert_eq!(you["limits"]["tokens_per_minute"], none);
+    let idle = json!({ "limit": 32, "remaining": 32, "reset_seconds": null });
+    assert_eq!(you["limits"]["concurrent"], idle);
+    let budget = &you["budget"];
+    let figure = |name: &str| budget[name].as_f64().expect("a figure");
+    assert_eq!(budget["limit_usd"], json!(50.0));
+    assert!((figure("used_usd") + figure("remaining_usd") - 50.0).abs() < 1e-9, "{budget}");
+    assert!(budget["resets_at"].as_str().expect("a time").ends_with("-01T00:00:00Z"), "{budget}");
 }
 
 #[tokio::test]

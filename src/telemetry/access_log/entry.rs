@@ -1,5 +1,6 @@
 //! What an access log line holds: the contract's fields in the contract's order.
 
+use crate::protocol::usage::CostSource;
 use crate::telemetry::config::LogFormat;
 use crate::telemetry::exchange::Exchange;
 use crate::telemetry::line::{Printable, Timestamp};
@@ -82,7 +83,7 @@ impl<'a> Entry<'a> {
             overhead_ms: millis(x.overhead),
             input_tokens: x.usage.map(|usage| usage.input_total),
             output_tokens: x.usage.map(|usage| usage.output_total),
-            cost_usd: x.cost.map(|cost| cost.usd),
+            cost_usd: x.cost.filter(|cost| cost.source != CostSource::None).map(|cost| cost.usd),
             session_id: x.session_id.as_deref(),
             error_code: x.error_code,
             finish: x.finish.as_deref(),

@@ -91,6 +91,13 @@ impl<M> Family<M> {
     }
 }
 
+impl<M> Family<M> {
+    /// Forgets every series: what is told anew each time must not keep what is no longer so.
+    pub(super) fn clear(&self) {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 fn join(values: &[&str]) -> String {
     let mut key = String::with_capacity(values.iter().map(|value| value.len() + 1).sum());
     for value in values {

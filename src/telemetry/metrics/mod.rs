@@ -31,6 +31,8 @@ pub struct Metrics {
     failovers: Family<IntCounter>,
     streams_broken: Family<IntCounter>,
     rejections: Family<IntCounter>,
+    limit_used_ratio: Family<Gauge>,
+    budget_remaining: Family<Gauge>,
     inflight: Family<IntGauge>,
     langfuse_traces: Family<IntCounter>,
     langfuse_backlog: Family<IntGauge>,
@@ -59,6 +61,8 @@ impl Metrics {
             failovers: Family::new(&table::FAILOVERS),
             streams_broken: Family::new(&table::STREAMS_BROKEN),
             rejections: Family::new(&table::REJECTIONS),
+            limit_used_ratio: Family::new(&table::LIMIT_USED_RATIO),
+            budget_remaining: Family::new(&table::BUDGET_REMAINING),
             inflight: Family::new(&table::INFLIGHT),
             langfuse_traces: Family::new(&table::LANGFUSE_TRACES),
             langfuse_backlog: Family::new(&table::LANGFUSE_BACKLOG),
@@ -181,6 +185,22 @@ impl Metrics {
         self.langfuse_lag.with(&[], |gauge| gauge.set(whole(lag.as_secs())));
     }
 
+    /// Forgets how limits stood, before they are told anew: a key may have lost one.
+    pub fn forget_limits(&self) {
+        self.limit_used_ratio.clear();
+        self.budget_remaining.clear();
+    }
+
+    /// Says how much of a key's limit is used, from 0 to 1.
+    pub fn limit_used(&self, key: &str, limit: &str, ratio: f64) {
+        self.limit_used_ratio.with(&[key, limit], |gauge| gauge.set(ratio));
+    }
+
+    /// Says what is left of a key's budget, in US dollars.
+    pub fn budget_remaining(&self, key: &str, usd: f64) {
+        self.budget_remaining.with(&[key], |gauge| gauge.set(usd));
+    }
+
     /// Everything in Prometheus' text format, `text/plain; version=0.0.4`.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
@@ -208,6 +228,8 @@ impl Metrics {
             &self.failovers,
             &self.streams_broken,
             &self.rejections,
+            &self.limit_used_ratio,
+            &self.budget_remaining,
             &self.inflight,
             &self.langfuse_traces,
             &self.langfuse_backlog,
@@ -268,6 +290,10 @@ mod tests {
         metrics.upstream_quota("openrouter-main", "credits", Some(74.5));
         metrics.upstream_quota("openrouter-main", "requests", Some(3.0));
         metrics.upstream_quota("openrouter-main", "requests", None);
+        metrics.limit_used("gone", "budget", 1.0);
+        metrics.forget_limits();
+        metrics.limit_used("n8n", "requests_per_minute", 0.25);
+        metrics.budget_remaining("n8n", 12.5);
         metrics
     }
 

@@ -141,6 +141,20 @@ pub(super) const REJECTIONS: About = About {
     help: "Requests the gateway answered with an error of its own, by error code and key.",
     why: "Who runs into keys, limits or budgets, and how often nothing upstream was left.",
 };
+pub(super) const LIMIT_USED_RATIO: About = About {
+    name: "cirque_limit_used_ratio",
+    kind: Kind::Gauge,
+    labels: &["key", "limit"],
+    help: "Used share of a key's limit now, from 0 to 1.",
+    why: "Who is about to be refused; limit is requests_per_minute, tokens_per_minute, concurrent or budget.",
+};
+pub(super) const BUDGET_REMAINING: About = About {
+    name: "cirque_budget_remaining_usd",
+    kind: Kind::Gauge,
+    labels: &["key"],
+    help: "US dollars of a key's budget that are neither spent nor reserved in this period.",
+    why: "How long the money will last; alert before callers meet insufficient_quota.",
+};
 pub(super) const INFLIGHT: About = About {
     name: "cirque_inflight_requests",
     kind: Kind::Gauge,
@@ -192,7 +206,7 @@ pub(super) const BUILD_INFO: About = About {
 };
 
 /// Every metric, in the order of the page and of `/metrics`.
-pub const ALL: [&About; 20] = [
+pub const ALL: [&About; 22] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &OVERHEAD,
@@ -206,6 +220,8 @@ pub const ALL: [&About; 20] = [
     &FAILOVERS,
     &STREAMS_BROKEN,
     &REJECTIONS,
+    &LIMIT_USED_RATIO,
+    &BUDGET_REMAINING,
     &INFLIGHT,
     &LANGFUSE_TRACES,
     &LANGFUSE_BACKLOG,

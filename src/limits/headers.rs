@@ -1,0 +1,93 @@
+//! What a caller is told of its limits, in `OpenAI`'s headers.
+
+use crate::store::{Meter, Standing};
+use http::{HeaderName, HeaderValue};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+static REQUESTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+static TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+
+/// The headers of this standing; none for what is not limited.
+pub fn headers(standing: &Standing) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = Vec::new();
+    for (names, meter) in [(&REQUESTS, standing.requests), (&TOKENS, standing.tokens)] {
+        let Some(Meter { limit, remaining, reset }) = meter else { continue };
+        let [limit_name, remaining_name, reset_name] = names;
+        headers.push((limit_name.clone(), HeaderValue::from(limit)));
+        headers.push((remaining_name.clone(), HeaderValue::from(remaining)));
+        if let Ok(reset) = HeaderValue::try_from(span(reset)) {
+            headers.push((reset_name.clone(), reset));
+        }
+    }
+    headers
+}
+
+/// A duration as `OpenAI` writes it: `0s`, `20ms`, `1.25s`, `6m0s`. Rounded up, so that who waits so
+/// long has waited long enough.
+fn span(span: Duration) -> String {
+    let ms = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    if ms > 0 && ms < 1_000 {
+        return format!("{ms}ms");
+    }
+    let (minutes, seconds, rest) = (ms / 60_000, ms / 1_000 % 60, ms % 1_000);
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    if minutes > 0 {
+        write!(text, "{minutes}m").ok();
+    }
+    write!(text, "{seconds}").ok();
+    if rest > 0 {
+        text.push_str(format!(".{rest:03}").trim_end_matches('0'));
+    }
+    text.push('s');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_as_openai_writes_them() {
+        for (ms, text) in [
+            (0.0, "0s"),
+            (0.2, "1ms"),
+            (20.0, "20ms"),
+            (999.1, "1s"),
+            (1_000.0, "1s"),
+            (1_250.0, "1.25s"),
+            (59_001.0, "59.001s"),
+            (60_000.0, "1m0s"),
+            (360_000.0, "6m0s"),
+            (61_500.0, "1m1.5s"),
+        ] {
+            assert_eq!(span(Duration::from_secs_f64(ms / 1_000.0)), text, "{ms}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_limited_is_told() {
+        let meter = Meter { limit: 10, remaining: 3, reset: Duration::from_millis(1_250) };
+        let standing = Standing { tokens: Some(meter), ..Standing::default() };
+        let told: Vec<_> = headers(&standing)
+            .into_iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        let expected = [
+            "x-ratelimit-limit-tokens: 10",
+            "x-ratelimit-remaining-tokens: 3",
+            "x-ratelimit-reset-tokens: 1.25s",
+        ];
+        assert_eq!(told, expected);
+        assert!(headers(&Standing::default()).is_empty());
+    }
+}

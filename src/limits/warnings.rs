@@ -1,0 +1,114 @@
+//! When an operator is told that a budget runs out: at 80 % and at its end, once a period.
+
+use crate::store::{Account, Dimension, Funds, Refusal};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// Of a hundred: the first warning.
+const NEARLY: u64 = 80;
+
+/// What has been told.
+#[derive(Debug, Default)]
+pub(super) struct Warnings(Mutex<HashMap<Arc<str>, Told>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    /// Which period: the one that ends then.
+    resets_at: Option<SystemTime>,
+    share: Share,
+}
+
+/// How much of a budget is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Share {
+    Nearly,
+    All,
+}
+
+impl Warnings {
+    /// Money was spent.
+    pub(super) fn spent(&self, account: &Account, funds: &Funds) {
+        let (used, limit) = (u128::from(funds.used.0), u128::from(funds.limit.0));
+        if used * 100 < limit * u128::from(NEARLY) {
+            return;
+        }
+        let share = if used >= limit { Share::All } else { Share::Nearly };
+        self.tell(account, funds, share);
+    }
+
+    /// A call was refused. Where waiting for running calls would not help, the budget is at its end.
+    pub(super) fn refused(&self, account: &Account, funds: &Funds, refusal: &Refusal) {
+        let is_at_end = refusal.by == Dimension::Budget && funds.reserved.0 == 0;
+        if is_at_end
+            && u128::from(funds.used.0) * 100 >= u128::from(funds.limit.0) * u128::from(NEARLY)
+        {
+            self.tell(account, funds, Share::All);
+        }
+    }
+
+    fn tell(&self, account: &Account, funds: &Funds, share: Share) {
+        if !self.is_news(account, funds, share) {
+            return;
+        }
+        let (key, used, budget) = (&*account.key, funds.used.usd(), funds.limit.usd());
+        match share {
+            Share::Nearly => {
+                tracing::warn!(
+                    key,
+                    used_usd = used,
+                    budget_usd = budget,
+                    "80 % of the budget is used"
+                );
+            }
+            Share::All => {
+                tracing::warn!(
+                    key,
+                    used_usd = used,
+                    budget_usd = budget,
+                    "100 % of the budget is used"
+                );
+            }
+        }
+    }
+
+    fn is_news(&self, account: &Account, funds: &Funds, share: Share) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Told { resets_at: funds.resets_at, share };
+        match told.get(&account.key) {
+            Some(before) if before.resets_at == now.resets_at && before.share >= share => false,
+            Some(_) | None => {
+                told.insert(Arc::clone(&account.key), now);
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::NanoUsd;
+    use std::time::Duration;
+
+    fn funds(used: u64, period: u64) -> Funds {
+        Funds {
+            limit: NanoUsd(100),
+            used: NanoUsd(used),
+            reserved: NanoUsd::ZERO,
+            resets_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(period)),
+        }
+    }
+
+    #[test]
+    fn each_threshold_is_news_once_a_period() {
+        let (warnings, account) = (Warnings::default(), Account::default());
+        let news = |used, period, share| warnings.is_news(&account, &funds(used, period), share);
+        assert!(news(80, 1, Share::Nearly));
+        assert!(!news(90, 1, Share::Nearly));
+        assert!(news(100, 1, Share::All));
+        assert!(!news(100, 1, Share::All));
+        assert!(!news(100, 1, Share::Nearly));
+        assert!(news(80, 2, Share::Nearly));
+    }
+}

@@ -1,0 +1,160 @@
+//! Chapter 2, its end: the call is weighed and admitted, or refused by the limit that is in the way.
+
+use super::context::{Call, Ctx};
+use super::pricing::Pricing;
+use crate::error::{Kind, Rejection};
+use crate::limits::{Denied, Permit};
+use crate::protocol::Dialect;
+use crate::protocol::prompt::{self, Estimate};
+use crate::store::{Account, Ask, CallId, Dimension, NanoUsd, Period, Refusal};
+use std::time::Duration;
+
+/// The store is tried again about every second.
+const STORE_IS_BACK: Duration = Duration::from_secs(1);
+/// Bytes of a token where nothing depends on the count.
+const BYTES_A_TOKEN: u64 = 4;
+
+/// A call that was admitted.
+#[derive(Debug)]
+pub(super) struct Admission {
+    /// To be settled when the call ends.
+    pub(super) permit: Permit,
+    /// Input tokens, roughly.
+    pub(super) prompt: u64,
+    /// Output tokens, roughly, at which its stream is cut.
+    pub(super) cap: Option<u64>,
+}
+
+/// What a call may use at most.
+struct Weight {
+    prompt: Estimate,
+    /// The longest output, all choices together.
+    output: u64,
+    /// Whether the request or the catalogue says so, and upstreams hold to it.
+    is_named: bool,
+    /// At the dearest price that may apply; `None` where one is not known.
+    worst: Option<NanoUsd>,
+}
+
+/// Counts the call against every limit of its key, or refuses it and counts nothing.
+pub(super) async fn admit(ctx: &mut Ctx, call: &Call) -> Result<(), Rejection> {
+    let Some(caller) = ctx.caller.clone() else { return Ok(()) };
+    let account = &caller.account;
+    let weight = weigh(ctx, call, account);
+    let tokens = weight.prompt.most.saturating_add(weight.output);
+    let ask = Ask {
+        call: CallId(rand::random()),
+        tokens,
+        worst: weight.worst,
+        model: call.facts.model.as_str().into(),
+    };
+    let (admitted, standing) = ctx.shared.limits.admit(account, &ask).await;
+    ctx.standing = Some(standing);
+    let permit = admitted.map_err(|denied| match denied {
+        Denied::Limit(refusal) => refuse(account, &refusal, tokens),
+        Denied::Unavailable => unavailable(),
+    })?;
+    let is_paid = account.budget.is_some() && weight.worst != Some(NanoUsd::ZERO);
+    // Upstreams hold to a maximum that they know of by their own count. Ours is an estimate, and
+    // must not cut what they would have ended a little later by themselves.
+    let slack = if weight.is_named { weight.output / 2 } else { 0 };
+    let cap = is_paid.then(|| weight.output.saturating_add(slack));
+    ctx.admission = Some(Admission { permit, prompt: weight.prompt.likely, cap });
+    Ok(())
+}
+
+fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
+    let facts = &call.facts;
+    if account.budget.is_none() && account.tokens_per_minute.is_none() {
+        let likely = call.body.len() as u64 / BYTES_A_TOKEN;
+        let prompt = Estimate { likely, most: likely };
+        return Weight { prompt, output: 0, is_named: false, worst: Some(NanoUsd::ZERO) };
+    }
+    let prompt = prompt::estimate(&call.body);
+    let models = ctx.shared.current.models.load();
+    let pricing = Pricing { snapshot: &ctx.snapshot, models: &models };
+    let default = ctx.snapshot.config.limits.default_max_output_tokens;
+    let output = |model: &str| {
+        if call.dialect == Dialect::Embeddings {
+            return (0, true);
+        }
+        let named = facts.max_output_tokens.or_else(|| models.get(model)?.max_output_tokens);
+        (named.unwrap_or(default).saturating_mul(facts.choices.max(1)), named.is_some())
+    };
+    let routes = &ctx.snapshot.routes;
+    let fallbacks = routes.get(call.route).map_or(&[][..], |route| &route.fallback_models);
+    let others = facts.other_models.iter().chain(&facts.preset).chain(fallbacks);
+    let worst = |model: &String| {
+        let (rates, _) = pricing.rates([model])?;
+        Some(rates.worst(prompt.most, output(model).0))
+    };
+    let all: Option<Vec<NanoUsd>> =
+        std::iter::once(&facts.model).chain(others).map(worst).collect();
+    let (output, is_named) = output(&facts.model);
+    Weight { prompt, output, is_named, worst: all.and_then(|all| all.into_iter().max()) }
+}
+
+fn unavailable() -> Rejection {
+    let message = "limits cannot be checked at the moment; send the request again";
+    Rejection::new(Kind::LimitsUnavailable, message).retry_after(STORE_IS_BACK)
+}
+
+/// The refusal in words: which limit, and what to do.
+fn refuse(account: &Account, refusal: &Refusal, tokens: u64) -> Rejection {
+    let limit = |limit: Option<u64>| limit.unwrap_or_default();
+    let is_final = refusal.retry_after.is_none();
+    let (kind, message) = match refusal.by {
+        Dimension::Concurrent => {
+            let limit = limit(account.concurrent);
+            let message =
+                format!("this key may run {limit} calls at once; wait until one has ended");
+            (Kind::RateLimitExceeded, message)
+        }
+        Dimension::Requests => {
+            let limit = limit(account.requests_per_minute);
+            let message = format!("this key may make {limit} calls a minute; wait and send again");
+            (Kind::RateLimitExceeded, message)
+        }
+        Dimension::Tokens => {
+            let limit = limit(account.tokens_per_minute);
+            let what = if is_final {
+                "shorten the prompt or lower the maximum output"
+            } else {
+                "wait and send again"
+            };
+            let message = format!(
+                "the call may use {tokens} tokens and this key {limit} tokens a minute; {what}"
+            );
+            (Kind::RateLimitExceeded, message)
+        }
+        Dimension::Budget => (Kind::InsufficientQuota, poor(account, is_final)),
+    };
+    let rejection = Rejection::new(kind, message);
+    match refusal.retry_after {
+        Some(after) => rejection.retry_after(after),
+        None => rejection,
+    }
+}
+
+fn poor(account: &Account, is_final: bool) -> String {
+    let Some(budget) = account.budget else { return String::new() };
+    let per = match budget.per {
+        Period::Day => " a day",
+        Period::Month => " a month",
+        Period::Total => " in all",
+    };
+    let what = if is_final {
+        "lower the maximum output, or have the budget raised"
+    } else {
+        "wait, or lower the maximum output"
+    };
+    let dollars = budget.limit.usd();
+    format!(
+        "the budget of this key (${dollars}{per}) does not cover what the call may cost; {what}"
+    )
+}
+
+/// The end of a stream that has reached what was reserved for it.
+pub(super) fn is_reached(admission: Option<&Admission>, produced: u64) -> bool {
+    admission.and_then(|admission| admission.cap).is_some_and(|cap| produced >= cap)
+}

@@ -1,0 +1,457 @@
+//! Budgets are hard: what may be spent is set aside first, what was spent survives everything.
+
+use crate::harness::{
+    Config, Fate, Gate, Gateway, KEY, Origin, Reply, Request, assert_openai_error, chat,
+    chat_stream, delta, events, eventually, sample,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+const CHAT: &str = "/v1/chat/completions";
+/// 1 $ a million tokens in, 10 $ a million out.
+const PRICES: &str = "prices: { \"acme/*\": { input_per_million: 1, output_per_million: 10 } }";
+
+fn config(origin: &Origin, budget: &str) -> Config {
+    let key = format!("name: tester, secret: \"{KEY}\", budget: {{ {budget} }}");
+    Config::to(origin).without_keys().key(&key).section(PRICES)
+}
+
+async fn budgeted(budget: &str) -> (Origin, Gateway) {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&config(&origin, budget)).await;
+    (origin, gateway)
+}
+
+/// A call with at most so much output.
+fn short(max_tokens: u64) -> Value {
+    let mut body = chat();
+    body["max_tokens"] = json!(max_tokens);
+    body
+}
+
+/// Whether as many calls of a crowd were refused as did not pass.
+fn through(refused: f64, passed: usize, crowd: usize) -> Option<()> {
+    let passed = f64::from(u32::try_from(passed).unwrap());
+    let crowd = f64::from(u32::try_from(crowd).unwrap());
+    (refused + passed - crowd).abs().lt(&0.5).then_some(())
+}
+
+/// A call for a model whose price nobody knows.
+fn unpriced() -> Value {
+    let mut body = chat();
+    body["model"] = json!("nobody/knows");
+    body
+}
+
+/// A reply that says what it cost.
+fn costing(usd: f64) -> Reply {
+    Reply::json(
+        200,
+        &json!({
+            "id": "gen-1", "object": "chat.completion", "model": "acme/wisp-2-mini",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, "cost": usd},
+        }),
+    )
+}
+
+async fn money(gateway: &Gateway, field: &str) -> f64 {
+    gateway.status().await["you"]["budget"][field].as_f64().expect("a figure")
+}
+
+async fn spent_becomes(gateway: &Gateway, usd: f64) {
+    eventually(&format!("{usd} $ spent"), || async {
+        let used = money(gateway, "used_usd").await;
+        ((used - usd).abs() < 1e-9).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_a_crowd_on_the_last_cent_no_more_pass_than_it_covers() {
+    // 100 tokens of output are 0.001 $ each and the prompt is about 0.00004 $.
+    let (origin, gateway) = budgeted("usd: 0.01, per: day").await;
+    let gateway = Arc::new(gateway);
+    let gate = Gate::new();
+    origin.always(costing(0.001).after(&gate));
+    let mut calls = JoinSet::new();
+    for _ in 0..200 {
+        let gateway = Arc::clone(&gateway);
+        calls.spawn(async move { gateway.post(CHAT, &short(100)).await });
+    }
+    let refused = [("code", "insufficient_quota"), ("key", "tester")];
+    eventually("the crowd is through", || async {
+        let refused = gateway.metric("cirque_rejections_total", &refused).await?;
+        through(refused, origin.calls().len(), 200)
+    })
+    .await;
+    assert_eq!(origin.calls().len(), 9, "a tenth would not be covered");
+    assert!(money(&gateway, "used_usd").await < 1e-9);
+    gate.open();
+    let replies = calls.join_all().await;
+    assert_eq!(replies.iter().filter(|reply| reply.status == 200).count(), 9);
+    for reply in replies.iter().filter(|reply| reply.status != 200) {
+        assert_openai_error(reply, 429, "insufficient_quota");
+        assert_eq!(reply.header("x-should-retry"), Some("false"));
+    }
+    // Settled with what the upstream billed, and the rest given back.
+    spent_becomes(&gateway, 0.009).await;
+    let left = [("key", "tester")];
+    let left = gateway.metric("cirque_budget_remaining_usd", &left).await.unwrap();
+    assert!((left - 0.001).abs() < 1e-9, "{left}");
+    let cost = [("source", "upstream"), ("key", "tester")];
+    let cost = gateway.metric("cirque_cost_usd_total", &cost).await.unwrap();
+    assert!((cost - 0.009).abs() < 1e-9, "{cost}");
+}
+
+#[tokio::test]
+async fn without_a_known_price_a_crowd_goes_one_by_one_and_never_beyond() {
+    let origin = Origin::start().await;
+    let key = format!("name: tester, secret: \"{KEY}\", budget: {{ usd: 0.01, per: total }}");
+    let gateway = Gateway::start(&Config::to(&origin).without_keys().key(&key)).await;
+    origin.always(costing(0.001));
+    let gateway = Arc::new(gateway);
+    let mut calls = JoinSet::new();
+    for _ in 0..200 {
+        let gateway = Arc::clone(&gateway);
+        calls.spawn(async move { gateway.post(CHAT, &unpriced()).await.status });
+    }
+    let statuses = calls.join_all().await;
+    let passed = statuses.iter().filter(|status| **status == 200).count();
+    assert!((1..=10).contains(&passed) && origin.calls().len() == passed, "{passed}");
+    #[expect(clippy::cast_precision_loss, reason = "ten at most")]
+    spent_becomes(&gateway, 0.001 * passed as f64).await;
+    while gateway.post(CHAT, &unpriced()).await.status == 200 {}
+    spent_becomes(&gateway, 0.01).await;
+    let refused = gateway.post(CHAT, &unpriced()).await;
+    assert_openai_error(&refused, 429, "insufficient_quota");
+    assert_eq!(refused.header("retry-after"), None, "a budget in all never starts again");
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_budget_and_when_it_starts_again() {
+    let (origin, gateway) = budgeted("usd: 0.002, per: day").await;
+    origin.always(costing(0.0019));
+    gateway.post(CHAT, &short(100)).await.assert_ok();
+    let refused = gateway.post(CHAT, &short(100)).await;
+    assert_openai_error(&refused, 429, "insufficient_quota");
+    let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("$0.002 a day"), "{message}");
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!(wait > 0 && wait <= 86_400, "{wait}");
+    // What is cheaper still passes.
+    gateway.post(CHAT, &short(2)).await.assert_ok();
+}
+
+#[tokio::test]
+async fn every_source_of_a_cost_is_named() {
+    let origin = Origin::start().await;
+    origin.lists_reply(Reply::json(
+        200,
+        &json!({"data": [
+            {"id": "listed/model", "pricing": {"prompt": "0.000002", "completion": "0.00001"}},
+        ]}),
+    ));
+    let gateway = Gateway::start(&config(&origin, "usd: 5, per: month")).await;
+    gateway.lists("listed/model").await;
+    let reply = |usage: Value| {
+        let choice =
+            json!({"index": 0, "message": {"content": "hello there"}, "finish_reason": "stop"});
+        Reply::json(200, &json!({"id": "x", "model": "m", "choices": [choice], "usage": usage}))
+    };
+    let usage = json!({"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100});
+    let mut billed = usage.clone();
+    billed["cost"] = json!(0.5);
+    for (model, usage, source, usd) in [
+        ("acme/wisp", &billed, "upstream", Some(0.5)),
+        ("acme/wisp", &usage, "config", Some(0.002)),
+        ("listed/model", &usage, "catalogue", Some(0.003)),
+        ("nobody/knows", &usage, "none", None),
+        ("acme/wisp", &Value::Null, "estimate", None),
+    ] {
+        origin.next(reply(usage.clone()));
+        let mut body = short(100);
+        body["model"] = json!(model);
+        let answer = gateway.post(CHAT, &body).await;
+        answer.assert_ok();
+        let line = gateway.log_of(&answer).await;
+        match usd {
+            Some(usd) => assert_eq!(line["cost_usd"], usd, "{source}: {line}"),
+            None if source == "none" => assert_eq!(line["cost_usd"], Value::Null),
+            None => assert!(line["cost_usd"].as_f64().unwrap() > 0.0),
+        }
+        let counted = gateway.metric("cirque_cost_usd_total", &[("source", source)]).await;
+        assert!(counted.is_some(), "{source}");
+    }
+}
+
+/// For each dialect: its path, the beginning of a stream, an event with this text, and what stands at
+/// the end of an answer that was too long.
+fn endless(text: &str) -> [(&'static str, String, String, &'static str); 3] {
+    let message = |event: &str, data: Value| format!("event: {event}\ndata: {data}\n\n");
+    let anthropic_start = message(
+        "message_start",
+        json!({"type": "message_start", "message":
+        {"id": "msg_1", "type": "message", "role": "assistant", "model": "acme/wisp-2-mini",
+         "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}}}),
+    );
+    [
+        (CHAT, String::new(), delta(text), "\"finish_reason\":\"length\""),
+        (
+            "/v1/responses",
+            message(
+                "response.created",
+                json!({"type": "response.created", "sequence_number": 0,
+                "response": {"id": "resp_1", "model": "acme/wisp-2-mini", "status": "in_progress"}}),
+            ),
+            message(
+                "response.output_text.delta",
+                json!({"type": "response.output_text.delta",
+                "sequence_number": 1, "delta": text}),
+            ),
+            "\"max_output_tokens\"",
+        ),
+        (
+            "/v1/messages",
+            anthropic_start,
+            message(
+                "content_block_delta",
+                json!({"type": "content_block_delta", "index": 0,
+                "delta": {"type": "text_delta", "text": text}}),
+            ),
+            "\"stop_reason\":\"max_tokens\"",
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn a_stream_that_reaches_its_reservation_ends_as_too_long_in_every_dialect() {
+    let origin = Origin::start().await;
+    let config =
+        config(&origin, "usd: 5, per: day").section("limits: { default_max_output_tokens: 20 }");
+    let gateway = Gateway::start(&config).await;
+    let text = "never ending ";
+    let cases = endless(text);
+    for (number, (path, start, piece, mark)) in cases.into_iter().enumerate() {
+        // A piece of nothing would end the body.
+        let begun = Some(start).filter(|start| !start.is_empty());
+        let begun = begun.into_iter().fold(Reply::stream(), Reply::piece);
+        let endless = (0..20_000).fold(begun, |reply, _| reply.piece(&piece));
+        origin.next(endless.hang());
+        let mut body = crate::harness::streamed(path);
+        // No catalogue names the longest answer of this one.
+        body["model"] = json!("acme/unlisted");
+        if path == "/v1/messages" {
+            body["max_tokens"] = json!(20);
+        }
+        let reply = gateway.post(path, &body).await;
+        assert!(reply.complete, "{path}");
+        let stream = reply.text();
+        let last = events(&reply.body);
+        assert!(stream.contains(mark), "{path}: {:?}", last.last());
+        assert!(stream.matches(text).count() >= 8, "{path}");
+        assert!(stream.len() < 200_000, "{path}: {}", stream.len());
+        assert_eq!(origin.call(number).await.fate().await, Fate::CallerLeft, "{path}");
+        let line = gateway.log_of(&reply).await;
+        assert_eq!((&line["finish"], &line["error_code"]), (&json!("length"), &Value::Null));
+        assert!(line["cost_usd"].as_f64().unwrap() > 0.000_1, "{line}");
+    }
+    assert!(money(&gateway, "used_usd").await > 0.000_3);
+}
+
+#[tokio::test]
+async fn what_an_upstream_ends_by_itself_is_never_cut() {
+    let (origin, gateway) = budgeted("usd: 5, per: day").await;
+    // Ours counts about 13 tokens; the upstream, which holds to its maximum, ten.
+    let words = "implementation considerations regarding authentication responsibilities";
+    let stream = format!("{}{}data: [DONE]\n\n", delta(words), crate::harness::FINISH);
+    origin.next(Reply::sse(&stream));
+    let mut body = chat_stream();
+    body["max_tokens"] = json!(10);
+    assert_eq!(gateway.post(CHAT, &body).await.text(), stream);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_pays_for_what_was_produced() {
+    let (origin, gateway) = budgeted("usd: 5, per: day").await;
+    let text = "The supplier shall deliver the goods within thirty days of the order. ";
+    let stream = (0..40).fold(Reply::stream(), |reply, _| reply.piece(delta(text)));
+    origin.next(stream.piece(delta("the end")).hang());
+    let mut client = gateway.client().await;
+    client.open(&Request::post(CHAT, &chat_stream())).await;
+    client.read_until("the end").await;
+    drop(client);
+    // 40 sentences of 14 tokens are 560: 0.0056 $, give or take a fifth, and the prompt.
+    let used = eventually("a bill", || async {
+        let used = money(&gateway, "used_usd").await;
+        (used > 0.0).then_some(used)
+    })
+    .await;
+    assert!((0.005..0.007).contains(&used), "{used}");
+    assert!(gateway.metric("cirque_cost_usd_total", &[("source", "estimate")]).await.is_some());
+    assert_eq!(gateway.status().await["you"]["budget"]["remaining_usd"], json!(5.0 - used));
+}
+
+#[tokio::test]
+async fn upstreams_that_fail_cost_nothing() {
+    let (origin, gateway) = budgeted("usd: 5, per: day").await;
+    for reply in [Reply::error(500), Reply::error(400), Reply::closed(), Reply::error(429)] {
+        origin.always(reply);
+        assert_ne!(gateway.post(CHAT, &chat()).await.status, 200);
+    }
+    origin.always(Reply::json_text(200, sample("error_200_in_body.txt")));
+    assert_ne!(gateway.post(CHAT, &chat()).await.status, 200);
+    let budget = gateway.status().await["you"]["budget"].clone();
+    assert_eq!((&budget["used_usd"], &budget["remaining_usd"]), (&json!(0.0), &json!(5.0)));
+}
+
+#[tokio::test]
+async fn spend_survives_a_restart_to_the_last_digit() {
+    let origin = Origin::start().await;
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let config = config(&origin, "usd: 5, per: month")
+        .section(&format!("store: {{ path: \"{}\" }}", data.display()));
+    origin.always(costing(0.000_123_456));
+    for round in 1..=3 {
+        let gateway = Gateway::start(&config).await;
+        gateway.post(CHAT, &chat()).await.assert_ok();
+        spent_becomes(&gateway, 0.000_123_456 * f64::from(round)).await;
+        gateway.process.signal("TERM");
+        assert_eq!(gateway.process.exit_code().await, 0);
+    }
+}
+
+/// Calls until the gateway dies; counts whole replies.
+async fn call_on_and_on(gateway: Arc<Gateway>, done: Arc<AtomicUsize>) {
+    let mut client = gateway.client().await;
+    let request = Request::post(CHAT, &short(100));
+    while let Some(reply) = client.try_call(&request).await {
+        if !reply.complete || reply.status != 200 {
+            return;
+        }
+        done.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_death_in_the_middle_of_load_forgets_no_cent() {
+    let origin = Origin::start().await;
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let config = config(&origin, "usd: 50, per: month")
+        .section(&format!("store: {{ path: \"{}\" }}", data.display()));
+    origin.always(costing(0.001));
+    let (mut calls_before, mut spent_before) = (0, 0.0);
+    for _ in 0..3 {
+        let gateway = Arc::new(Gateway::start(&config).await);
+        // What earlier rounds left over is known by now: each counts from here.
+        let begun = money(&gateway, "used_usd").await;
+        assert!(begun >= spent_before, "{begun} after {spent_before}");
+        let done = Arc::new(AtomicUsize::new(0));
+        let mut load = JoinSet::new();
+        for _ in 0..8 {
+            let (gateway, done) = (Arc::clone(&gateway), Arc::clone(&done));
+            load.spawn(call_on_and_on(gateway, done));
+        }
+        eventually("some load", || async {
+            (origin.calls().len() - calls_before >= 300).then_some(())
+        })
+        .await;
+        gateway.process.signal("KILL");
+        load.join_all().await;
+        let calls = origin.calls().len() - calls_before;
+        let finished = done.load(Ordering::SeqCst);
+        calls_before += calls;
+        drop(gateway);
+        let gateway = Gateway::start(&config).await;
+        spent_before = money(&gateway, "used_usd").await;
+        let spent = spent_before - begun;
+        // Each call reserved 100 tokens of output and its prompt: less than 0.0011 $.
+        let [calls, finished] =
+            [calls, finished].map(|count| f64::from(u32::try_from(count).unwrap()));
+        let billed = calls * 0.001;
+        let most = finished * 0.001 + (calls - finished + 8.0) * 0.001_1;
+        assert!(spent > billed - 1e-9, "{spent} spent, {billed} billed");
+        assert!(spent < most + 1e-9, "{spent} spent, {billed} billed, at most {most}");
+        gateway.post(CHAT, &short(100)).await.assert_ok();
+        calls_before += 1;
+        spent_before += 0.001;
+        gateway.process.signal("TERM");
+        gateway.process.exit_code().await;
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_refuses_budgets_alone() {
+    let origin = Origin::start().await;
+    let folder = TempDir::new().unwrap();
+    // A file where the folder should be: no user may write into it, not even root.
+    let data = folder.path().join("data");
+    std::fs::write(&data, "").unwrap();
+    let config = config(&origin, "usd: 5, per: month")
+        .key("name: free, secret: sk-free, limits: { requests_per_minute: 5 }")
+        .section(&format!("store: {{ path: \"{}\" }}", data.display()));
+    let gateway = Gateway::start(&config).await;
+    let refused = gateway.post(CHAT, &chat()).await;
+    assert_openai_error(&refused, 503, "limits_unavailable");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let free = Request::post(CHAT, &chat()).anonymous().header("x-api-key", "sk-free");
+    gateway.call(&free).await.assert_ok();
+    assert_eq!(origin.calls().len(), 1);
+    std::fs::remove_file(&data).unwrap();
+    eventually("the store is back", || async {
+        (gateway.post(CHAT, &chat()).await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_gateways_with_budgets_do_not_share_a_folder() {
+    let origin = Origin::start().await;
+    let folder = TempDir::new().unwrap();
+    let store = format!("store: {{ path: \"{}\" }}", folder.path().display());
+    let config = config(&origin, "usd: 5, per: month").section(&store);
+    let _first = Gateway::start(&config).await;
+    let second = TempDir::new().unwrap();
+    let path = second.path().join("gateway.yaml");
+    std::fs::write(&path, config.text()).unwrap();
+    let text = path.display().to_string();
+    let ended = crate::harness::cirque(&["run", "-c", &text], &[], None).await;
+    assert_eq!(ended.code, 78, "{}", ended.output);
+    assert!(
+        ended.output.contains("store.path") && ended.output.contains("redis"),
+        "{}",
+        ended.output
+    );
+    // Without a budget there is nothing to overspend.
+    let free = Config::to(&origin).section(&store);
+    Gateway::start(&free).await.post(CHAT, &chat()).await.assert_ok();
+}
+
+#[tokio::test]
+async fn an_operator_is_warned_at_80_and_at_100_percent_once() {
+    let (origin, gateway) = budgeted("usd: 0.01, per: day").await;
+    origin.always(costing(0.002));
+    let warnings = |share: &str| {
+        let text = gateway.process.stderr.text();
+        text.lines().filter(|line| line.contains(share) && line.contains("tester")).count()
+    };
+    for _ in 0..3 {
+        gateway.post(CHAT, &short(10)).await.assert_ok();
+    }
+    assert_eq!(warnings("80 %"), 0);
+    gateway.post(CHAT, &short(10)).await.assert_ok();
+    gateway.post(CHAT, &short(10)).await.assert_ok();
+    spent_becomes(&gateway, 0.01).await;
+    for _ in 0..3 {
+        assert_openai_error(&gateway.post(CHAT, &short(10)).await, 429, "insufficient_quota");
+    }
+    eventually("both warnings", || async {
+        (warnings("80 %") == 1 && warnings("100 %") == 1).then_some(())
+    })
+    .await;
+}
