@@ -1,5 +1,9 @@
 //! The command line: what was asked for, and the commands that need no server.
 
+mod usage;
+
+pub use usage::{UsageArguments, usage};
+
 use crate::config::{self, Env, Source, keys};
 use crate::secret::KeyHash;
 use clap::{Parser, Subcommand};
@@ -45,6 +49,8 @@ pub enum Command {
         #[arg(long)]
         online: bool,
     },
+    /// Print what was spent, from the ledger of the embedded store; also while the gateway runs.
+    Usage(UsageArguments),
     /// Keys for callers.
     Keys {
         /// What about keys.

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Demo => server::demo(file),
         Command::Check { online: false } => cli::check(file),
         Command::Check { online: true } => server::check_online(file),
+        Command::Usage(arguments) => cli::usage(&arguments, file),
         Command::Keys { command: KeysCommand::New { name } } => cli::new_key(&name),
         Command::Schema => cli::schema(),
         Command::Health { address } => cli::health(address, file),

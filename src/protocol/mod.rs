@@ -13,6 +13,7 @@ pub mod sse;
 pub mod tap;
 pub mod tokens;
 pub mod usage;
+pub mod usage_chunk;
 
 /// A wire format for inference; a call keeps its dialect from the caller to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

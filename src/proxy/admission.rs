@@ -65,7 +65,7 @@ pub(super) async fn admit(ctx: &mut Ctx, call: &Call) -> Result<(), Rejection> {
 
 fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
     let facts = &call.facts;
-    if account.budget.is_none() && account.tokens_per_minute.is_none() {
+    if !account.is_metered() {
         let likely = call.body.len() as u64 / BYTES_A_TOKEN;
         let prompt = Estimate { likely, most: likely };
         return Weight { prompt, output: 0, is_named: false, worst: Some(NanoUsd::ZERO) };

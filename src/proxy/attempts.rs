@@ -276,8 +276,8 @@ async fn talk(
     upstream: &Upstream,
     (connection, clock): (&mut Connection, &mut Clock),
 ) -> Result<Box<ResponseHeader>, Stopped> {
-    let fields = upstream.config.provider.row().fields;
-    let body = call.body_for(upstream.model_name(call.model()), fields);
+    let provider = upstream.config.provider.row();
+    let body = call.body_for(upstream.model_name(call.model()), &provider);
     let session_id = ctx.session_id.as_deref();
     let traceparent = ctx.traced.outgoing(ctx.trace_id, ctx.outcome.attempts);
     let ids = (session_id, traceparent);

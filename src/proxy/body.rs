@@ -49,7 +49,10 @@ pub(super) async fn read(
     let refusal = allowed.err().or_else(|| found.is_none().then(|| unknown_model(&facts.model)));
     let route = found.unwrap_or_default();
     ctx.model = Some(facts.model.clone());
-    let call = Call { dialect, body, facts, route, strip_response_format, asking: None };
+    let account = ctx.caller.as_ref().map(|caller| &caller.account);
+    let is_metered = account.is_some_and(|account| account.is_metered());
+    let asking = None;
+    let call = Call { dialect, body, facts, route, strip_response_format, asking, is_metered };
     ctx.stream = call.stream();
     ctx.call = Some(call);
     if let Some(rejection) = refusal {

@@ -12,12 +12,13 @@ use crate::protocol::path::Endpoint;
 use crate::protocol::request::{Optional, RequestFacts};
 use crate::protocol::tap::Reading;
 use crate::protocol::usage::Cost;
+use crate::protocol::usage_chunk;
 use crate::snapshot::{OpenRequest, Snapshot};
 use crate::store::Standing;
 use crate::telemetry::exchange::Attempt;
 use crate::telemetry::metrics::{self, InflightGuard};
 use crate::upstream::Upstream;
-use crate::upstream::provider::FieldPolicy;
+use crate::upstream::provider::{Row, StreamUsage};
 use bytes::Bytes;
 use http::HeaderValue;
 use std::net::IpAddr;
@@ -50,6 +51,8 @@ pub(super) struct Call {
     pub(super) strip_response_format: bool,
     /// The model asked for instead, once every upstream failed for the caller's.
     pub(super) asking: Option<String>,
+    /// Whether a limit of the key depends on what the call uses.
+    pub(super) is_metered: bool,
 }
 
 impl Call {
@@ -63,9 +66,25 @@ impl Call {
         self.asking.as_deref().unwrap_or(&self.facts.model)
     }
 
-    /// The body as an upstream gets it: its own model name, without what it refuses.
-    pub(super) fn body_for(&self, model: &str, fields: FieldPolicy) -> Segments {
+    /// Whether this provider is asked for the usage of a stream on our own account: then its extra
+    /// chunk is ours alone.
+    pub(super) fn asks_for_usage(&self, provider: &Row) -> bool {
+        let is_due = match provider.stream_usage {
+            StreamUsage::Unasked => false,
+            StreamUsage::Asked => true,
+            StreamUsage::AskedIfMetered => self.is_metered,
+        };
+        let is_chat = matches!(self.dialect, Dialect::Chat | Dialect::Completions);
+        is_due && is_chat && self.stream() && !self.facts.include_usage
+    }
+
+    /// The body as this provider gets it: its own model name, without what it refuses.
+    pub(super) fn body_for(&self, model: &str, provider: &Row) -> Segments {
+        let fields = provider.fields;
         let mut edits = Edits::new();
+        if self.asks_for_usage(provider) {
+            usage_chunk::ask(&mut edits, &self.facts, &self.body);
+        }
         if model != self.facts.model {
             edits.replace(self.facts.model_span.clone(), json_string(model));
         }

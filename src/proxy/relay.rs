@@ -14,6 +14,7 @@ use crate::error::{Kind, Rejection};
 use crate::protocol::errors;
 use crate::protocol::length::{self, SoFar};
 use crate::protocol::tap::StreamTap;
+use crate::protocol::usage_chunk;
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::Upstream;
 use bytes::Bytes;
@@ -116,6 +117,7 @@ async fn follow(
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut held = 0;
     let mut released = false;
+    let hides_usage = call.asks_for_usage(&reply.upstream.config.provider.row());
     loop {
         let tapped = pieces.len();
         let events = tap.events();
@@ -157,19 +159,37 @@ async fn follow(
             if end.is_none() && is_used_up(ctx, tap) {
                 end = Some(End::Reserved);
             }
-            if tap.is_ended() {
-                bill::settle_by(ctx, tap.reading());
-            }
-            let whole = end.is_some() && (tap.is_complete() || tap.fault().is_some());
-            let half = if whole { Vec::new() } else { split_half_event(&mut pieces, tap) };
-            caller.between_events = !half.is_empty() || tap.at_boundary();
-            caller.send(&mut pieces).await?;
-            pieces = half;
+            let is_whole = end.is_some() && (tap.is_complete() || tap.fault().is_some());
+            pieces = send_on(caller, ctx, tap, pieces, (is_whole, hides_usage)).await?;
         }
         if let Some(end) = end {
             return Ok(end);
         }
     }
+}
+
+/// Sends on what has come, without what is ours alone. Half an event is kept back, and returned.
+async fn send_on(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    tap: &StreamTap,
+    mut pieces: Vec<Bytes>,
+    (is_whole, hides_usage): (bool, bool),
+) -> Result<Vec<Bytes>, Interrupted> {
+    if tap.is_ended() {
+        bill::settle_by(ctx, tap.reading());
+    }
+    let half = if is_whole { Vec::new() } else { split_half_event(&mut pieces, tap) };
+    caller.between_events = !half.is_empty() || tap.at_boundary();
+    if hides_usage {
+        pieces = usage_chunk::without(joined(pieces));
+    }
+    caller.send(&mut pieces).await?;
+    Ok(half)
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() > 1 { pieces.concat().into() } else { pieces.pop().unwrap_or_default() }
 }
 
 /// Whether a stream that is not over has used up what was reserved for it.

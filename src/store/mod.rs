@@ -48,6 +48,12 @@ pub struct Account {
 }
 
 impl Account {
+    /// Whether a limit depends on what a call uses.
+    #[must_use]
+    pub const fn is_metered(&self) -> bool {
+        self.budget.is_some() || self.tokens_per_minute.is_some()
+    }
+
     /// Whether anything is limited.
     #[must_use]
     pub const fn is_limited(&self) -> bool {

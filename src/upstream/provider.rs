@@ -91,6 +91,20 @@ pub struct Row {
     pub probe: Probe,
     /// What becomes of members it does not know.
     pub fields: FieldPolicy,
+    /// When its chat streams say what they used.
+    pub stream_usage: StreamUsage,
+}
+
+/// When a provider's streams of chat and completions say what they used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamUsage {
+    /// Always, or nobody knows and it may refuse to be asked.
+    Unasked,
+    /// Where `stream_options.include_usage` asks for it.
+    Asked,
+    /// Most servers of this kind do where they are asked, and some may refuse: they are asked where
+    /// a limit depends on it.
+    AskedIfMetered,
 }
 
 /// OpenRouter's own members of a request (WIRE section 4).
@@ -148,12 +162,18 @@ const fn plain(base_url: Option<&'static str>) -> Row {
         openai_headers: false,
         probe: Probe::UnderBase("/models"),
         fields: FieldPolicy::PASS,
+        stream_usage: StreamUsage::Asked,
     }
 }
 
 /// The row of one that refuses what it does not know.
 const fn strict(base_url: &'static str, more: &'static [&'static str]) -> Row {
     Row { fields: FieldPolicy::strict(more), ..plain(Some(base_url)) }
+}
+
+/// The row of one that says what its streams used by itself, or may refuse to be asked.
+const fn unasked(row: Row) -> Row {
+    Row { stream_usage: StreamUsage::Unasked, ..row }
 }
 
 impl Provider {
@@ -165,6 +185,7 @@ impl Provider {
                 openrouter_headers: true,
                 // `/models` is public; `/key` tells whether the credential works, and what is left.
                 probe: Probe::UnderBase("/key"),
+                stream_usage: StreamUsage::Unasked,
                 ..plain(Some("https://openrouter.ai/api/v1"))
             },
             Self::OpenAi => {
@@ -189,13 +210,14 @@ impl Provider {
                     older_name: Some(("max_completion_tokens", "max_tokens")),
                     ..FieldPolicy::strict(&["store"])
                 },
+                stream_usage: StreamUsage::Unasked,
                 ..plain(Some("https://api.mistral.ai/v1"))
             },
             Self::DeepSeek => plain(Some("https://api.deepseek.com/v1")),
             Self::Xai => plain(Some("https://api.x.ai/v1")),
-            Self::Together => plain(Some("https://api.together.ai/v1")),
-            Self::Fireworks => strict("https://api.fireworks.ai/inference/v1", &[]),
-            Self::Cerebras => strict("https://api.cerebras.ai/v1", &["metadata", "store"]),
+            Self::Together => unasked(plain(Some("https://api.together.ai/v1"))),
+            Self::Fireworks => unasked(strict("https://api.fireworks.ai/inference/v1", &[])),
+            Self::Cerebras => unasked(strict("https://api.cerebras.ai/v1", &["metadata", "store"])),
             Self::Ollama => Row {
                 probe: Probe::OfHost("/api/version"),
                 ..plain(Some("http://127.0.0.1:11434/v1"))
@@ -206,8 +228,8 @@ impl Provider {
             Self::LlamaCpp => {
                 Row { probe: Probe::OfHost("/health"), ..plain(Some("http://127.0.0.1:8080/v1")) }
             }
-            Self::LmStudio => plain(Some("http://127.0.0.1:1234/v1")),
-            Self::Custom => plain(None),
+            Self::LmStudio => unasked(plain(Some("http://127.0.0.1:1234/v1"))),
+            Self::Custom => Row { stream_usage: StreamUsage::AskedIfMetered, ..plain(None) },
         }
     }
 }

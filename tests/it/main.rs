@@ -38,3 +38,4 @@ mod streaming;
 mod telemetry;
 mod tls;
 mod traces;
+mod usage;
