@@ -1,7 +1,6 @@
 //! Settings that are read and checked, but whose machinery this version does not have yet.
 
 use super::sections::Config;
-use crate::store::config::StoreKind;
 
 /// Settings in use that do nothing yet, each with what that means: for a warning at start and for
 /// `/status`, so that none is silently ignored.
@@ -12,10 +11,6 @@ pub fn not_yet(config: &Config) -> Vec<String> {
         (
             keys.iter().any(|key| !key.metadata.is_empty()),
             "keys[].metadata: it goes to no trace yet",
-        ),
-        (
-            config.store.kind == StoreKind::Redis,
-            "store.kind: every gateway counts for itself yet, in `store.path`",
         ),
         (
             config.server.upgrade_sock.is_some(),

@@ -9,6 +9,7 @@ mod warnings;
 
 pub use permit::Permit;
 
+use crate::store::redis::Health;
 use crate::store::{Account, Ask, Funds, Moment, Refusal, Standing, Store, Verdict};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -75,6 +76,27 @@ impl Limits {
     #[must_use]
     pub fn standing(&self, account: &Account) -> Standing {
         self.store.peek(account, self.now())
+    }
+
+    /// How an account stands, asked of all gateways that share its limits.
+    pub async fn look(&self, account: &Account) -> Standing {
+        self.store.look(account, self.now()).await
+    }
+
+    /// How the shared store is, where there is one.
+    #[must_use]
+    pub fn health(&self) -> Option<Health> {
+        self.store.health()
+    }
+
+    /// Keeps a shared store connected, for as long as it is awaited.
+    pub async fn keep(&self) {
+        self.store.keep().await;
+    }
+
+    /// Gives back to a shared store what only calls to come would need: there are none.
+    pub async fn leave(&self) {
+        self.store.leave().await;
     }
 
     /// Counts a failed authentication of an address; how long it has to wait where it has failed

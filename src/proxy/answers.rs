@@ -28,7 +28,7 @@ pub(super) async fn answer(
     let body = match endpoint {
         Endpoint::Root => text(&root()),
         Endpoint::Health => Bytes::from_static(br#"{"status":"ok"}"#),
-        Endpoint::Status => text(&status(ctx)),
+        Endpoint::Status => text(&status(ctx).await),
         Endpoint::Models => {
             first_lists(ctx).await;
             let caller = ctx.caller.clone();
@@ -74,7 +74,7 @@ fn root() -> Value {
     })
 }
 
-fn status(ctx: &Ctx) -> Value {
+async fn status(ctx: &Ctx) -> Value {
     let current = &ctx.shared.current;
     let snapshot = &ctx.snapshot;
     let delivered = ctx.shared.delivery.status(SystemTime::now());
@@ -100,7 +100,8 @@ fn status(ctx: &Ctx) -> Value {
             "not_yet": snapshot.not_yet,
         },
         "upstreams": snapshot.upstreams.iter().map(|u| upstream(u, ctx.uptime())).collect::<Vec<_>>(),
-        "you": you(ctx),
+        "you": you(ctx).await,
+        "store": store(ctx),
         "langfuse": langfuse,
         "otlp": otlp,
     })
@@ -124,11 +125,30 @@ fn destination(status: &Delivered) -> Value {
     })
 }
 
+/// Where limits and spend are counted, and whether it can be asked.
+fn store(ctx: &Ctx) -> Value {
+    ctx.shared.limits.health().map_or_else(
+        || json!({ "kind": "embedded" }),
+        |health| {
+            json!({
+                "kind": "redis",
+                "state": if health.is_up { "up" } else { "down" },
+                "seconds": health.lasting.as_secs(),
+                "replicas": health.replicas,
+                "untold_usd": health.untold.usd(),
+                "last_error": health.trouble,
+            })
+        },
+    )
+}
+
 /// The caller's own limits and what is left of them, `null` where there is none.
-fn you(ctx: &Ctx) -> Value {
+async fn you(ctx: &Ctx) -> Value {
     let caller = ctx.caller.as_ref();
-    let standing = caller.map(|caller| ctx.shared.limits.standing(&caller.account));
-    let standing = standing.unwrap_or_default();
+    let standing = match caller {
+        Some(caller) => ctx.shared.limits.look(&caller.account).await,
+        None => crate::store::Standing::default(),
+    };
     let meter = |meter: Option<Meter>, has_reset: bool| {
         json!({
             "limit": meter.map(|meter| meter.limit),

@@ -1,6 +1,7 @@
 //! The process: listeners bound, services assembled, background work started, drained at the end.
 
 mod background;
+mod counting;
 mod listeners;
 mod online;
 
@@ -9,14 +10,11 @@ use crate::cli::{self, BAD_CONFIG, OK, PORT_TAKEN};
 use crate::config::sections::{Config, ServerConfig};
 use crate::config::{self, Env, Loaded, Source, keys};
 use crate::demo;
-use crate::limits::Limits;
 use crate::proxy::Shared;
 use crate::proxy::edge::Edge;
 use crate::secret::Secret;
 use crate::snapshot::Current;
 use crate::snapshot::reload::Reloader;
-use crate::store::Store;
-use crate::store::embedded::{Embedded, Problem};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::delivery::Delivery;
 use crate::telemetry::langfuse::Destination;
@@ -24,6 +22,7 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::units::OneOrMany;
 use background::{Background, DrainOnSignal, Traces};
+use counting::Counting;
 use listeners::{Bound, Listening};
 pub use online::check_online;
 use pingora::apps::ServerApp;
@@ -134,8 +133,10 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     });
     server.add_service(Background::service(reloader));
     server.add_service(Traces::service(Arc::clone(&shared.delivery)));
+    server.add_service(Counting::service(Arc::clone(&shared.limits)));
     announce(&addresses, admin_address, banner.as_deref());
-    let drain = DrainOnSignal::new(current, Arc::clone(&shared.delivery));
+    let drain =
+        DrainOnSignal::new(current, Arc::clone(&shared.limits), Arc::clone(&shared.delivery));
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     shared.delivery.close(LAST_LINES);
     shared.limits.close();
@@ -144,39 +145,15 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
 }
 
 /// What requests share, ready before the first of them is served; `None`, and a complaint, where the
-/// store belongs to another gateway.
+/// store cannot be used.
 fn shared(config: &Config, current: &Arc<Current>) -> Option<Shared> {
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision());
     metrics.config_generation(1);
-    let limits = open_limits(config)?;
+    let limits = counting::open(config).inspect_err(|problem| cli::complain(problem)).ok()?;
     let access_log = Arc::new(AccessLog::start(config.log.format));
     let delivery = Delivery::new(Arc::clone(&metrics));
     delivery.apply(&Destination::all(&config.langfuse, &config.telemetry));
     Some(Shared::new(Arc::clone(current), metrics, limits, access_log, delivery))
-}
-
-/// Opens the store. A folder that cannot be used is no reason not to start: where there are budgets
-/// their calls are refused until it can. One that another gateway uses is, where there are budgets:
-/// the two would not know of each other's spend.
-fn open_limits(config: &Config) -> Option<Arc<Limits>> {
-    let (store, problem) = Embedded::open(&config.store.path, SystemTime::now());
-    let has_budgets = config.keys.iter().any(|key| key.budget.is_some());
-    match problem {
-        None => {}
-        Some(Problem::InUse(problem)) if has_budgets => {
-            cli::complain(&format!("store.path: {problem}"));
-            return None;
-        }
-        Some(problem) => {
-            let effect = if has_budgets {
-                "calls of keys with a budget are refused"
-            } else {
-                "no ledger is kept"
-            };
-            tracing::warn!(%problem, effect, "the store cannot be used; it is tried again and again");
-        }
-    }
-    Some(Limits::new(Store::Embedded(store)))
 }
 
 fn announce(data: &[SocketAddr], admin: SocketAddr, banner: Option<&str>) {

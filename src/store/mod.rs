@@ -5,6 +5,7 @@ pub mod embedded;
 mod money;
 mod period;
 mod purse;
+pub mod redis;
 mod seat;
 mod window;
 
@@ -16,6 +17,7 @@ pub use window::{MINUTE, Ticket, Window};
 
 use crate::protocol::usage::{CostSource, Usage};
 use embedded::Embedded;
+use redis::Redis;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -227,14 +229,21 @@ impl Settlement {
 pub enum Store {
     /// In memory and in files of its own.
     Embedded(Embedded),
+    /// In Redis, with others.
+    Redis {
+        /// Counters and money.
+        shared: Redis,
+        /// The lines of this gateway's own calls.
+        ledger: Embedded,
+    },
 }
 
 impl Store {
     /// Counts the call against every limit of the account, or against none.
-    #[expect(clippy::unused_async, reason = "a shared store answers over the network")]
     pub async fn admit(&self, account: &Account, ask: &Ask, now: Moment) -> Verdict {
         match self {
             Self::Embedded(embedded) => embedded.admit(account, ask, now),
+            Self::Redis { shared, .. } => shared.admit(account, ask, now).await,
         }
     }
 
@@ -248,20 +257,58 @@ impl Store {
     ) -> Option<Funds> {
         match self {
             Self::Embedded(embedded) => embedded.settle(account, hold, settlement, now),
+            Self::Redis { shared, ledger } => {
+                ledger.enter(account, hold, settlement);
+                shared.settle(account, hold, settlement)
+            }
         }
     }
 
-    /// How the account stands; consumes nothing and never waits.
+    /// How the account stands as far as is known here; consumes nothing and never waits.
     pub fn peek(&self, account: &Account, now: Moment) -> Standing {
         match self {
             Self::Embedded(embedded) => embedded.peek(account, now),
+            Self::Redis { shared, .. } => shared.peek(account),
+        }
+    }
+
+    /// How the account stands, asked of all who count; consumes nothing and waits 250 ms at most.
+    pub async fn look(&self, account: &Account, now: Moment) -> Standing {
+        match self {
+            Self::Embedded(embedded) => embedded.peek(account, now),
+            Self::Redis { shared, .. } => shared.look(account).await,
+        }
+    }
+
+    /// How the shared store is, where there is one.
+    pub fn health(&self) -> Option<redis::Health> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Redis { shared, .. } => Some(shared.health()),
+        }
+    }
+
+    /// Stays connected to a shared store, for as long as it is awaited.
+    pub async fn keep(&self) {
+        match self {
+            Self::Embedded(_) => std::future::pending().await,
+            Self::Redis { shared, .. } => shared.keep().await,
+        }
+    }
+
+    /// Gives back to a shared store what only calls to come would need, once there are none; within
+    /// a second.
+    pub async fn leave(&self) {
+        match self {
+            Self::Embedded(_) => {}
+            Self::Redis { shared, .. } => shared.leave().await,
         }
     }
 
     /// Writes down what is still to be written; at the end of the process.
     pub fn close(&self) {
         match self {
-            Self::Embedded(embedded) => embedded.close(),
+            Self::Embedded(books) | Self::Redis { ledger: books, .. } => books.close(),
         }
     }
 }

@@ -46,18 +46,6 @@ fn unpriced() -> Value {
     body
 }
 
-/// A reply that says what it cost.
-fn costing(usd: f64) -> Reply {
-    Reply::json(
-        200,
-        &json!({
-            "id": "gen-1", "object": "chat.completion", "model": "acme/wisp-2-mini",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, "cost": usd},
-        }),
-    )
-}
-
 async fn money(gateway: &Gateway, field: &str) -> f64 {
     gateway.status().await["you"]["budget"][field].as_f64().expect("a figure")
 }
@@ -76,7 +64,7 @@ async fn of_a_crowd_on_the_last_cent_no_more_pass_than_it_covers() {
     let (origin, gateway) = budgeted("usd: 0.01, per: day").await;
     let gateway = Arc::new(gateway);
     let gate = Gate::new();
-    origin.always(costing(0.001).after(&gate));
+    origin.always(Reply::costing(0.001).after(&gate));
     let mut calls = JoinSet::new();
     for _ in 0..200 {
         let gateway = Arc::clone(&gateway);
@@ -112,7 +100,7 @@ async fn without_a_known_price_a_crowd_goes_one_by_one_and_never_beyond() {
     let origin = Origin::start().await;
     let key = format!("name: tester, secret: \"{KEY}\", budget: {{ usd: 0.01, per: total }}");
     let gateway = Gateway::start(&Config::to(&origin).without_keys().key(&key)).await;
-    origin.always(costing(0.001));
+    origin.always(Reply::costing(0.001));
     let gateway = Arc::new(gateway);
     let mut calls = JoinSet::new();
     for _ in 0..200 {
@@ -134,7 +122,7 @@ async fn without_a_known_price_a_crowd_goes_one_by_one_and_never_beyond() {
 #[tokio::test]
 async fn a_refusal_names_the_budget_and_when_it_starts_again() {
     let (origin, gateway) = budgeted("usd: 0.002, per: day").await;
-    origin.always(costing(0.0019));
+    origin.always(Reply::costing(0.0019));
     gateway.post(CHAT, &short(100)).await.assert_ok();
     let refused = gateway.post(CHAT, &short(100)).await;
     assert_openai_error(&refused, 429, "insufficient_quota");
@@ -315,7 +303,7 @@ async fn spend_survives_a_restart_to_the_last_digit() {
     let data = folder.path().join("data");
     let config = config(&origin, "usd: 5, per: month")
         .section(&format!("store: {{ path: \"{}\" }}", data.display()));
-    origin.always(costing(0.000_123_456));
+    origin.always(Reply::costing(0.000_123_456));
     for round in 1..=3 {
         let gateway = Gateway::start(&config).await;
         gateway.post(CHAT, &chat()).await.assert_ok();
@@ -344,7 +332,7 @@ async fn a_death_in_the_middle_of_load_forgets_no_cent() {
     let data = folder.path().join("data");
     let config = config(&origin, "usd: 50, per: month")
         .section(&format!("store: {{ path: \"{}\" }}", data.display()));
-    origin.always(costing(0.001));
+    origin.always(Reply::costing(0.001));
     let (mut calls_before, mut spent_before) = (0, 0.0);
     for _ in 0..3 {
         let gateway = Arc::new(Gateway::start(&config).await);
@@ -435,7 +423,7 @@ async fn two_gateways_with_budgets_do_not_share_a_folder() {
 #[tokio::test]
 async fn an_operator_is_warned_at_80_and_at_100_percent_once() {
     let (origin, gateway) = budgeted("usd: 0.01, per: day").await;
-    origin.always(costing(0.002));
+    origin.always(Reply::costing(0.002));
     let warnings = |share: &str| {
         let text = gateway.process.stderr.text();
         text.lines().filter(|line| line.contains(share) && line.contains("tester")).count()

@@ -30,6 +30,7 @@ mod limits;
 mod models;
 mod passthrough;
 mod paths;
+mod redis;
 mod reload;
 mod selection;
 mod session;

@@ -131,6 +131,13 @@ impl Embedded {
         funds
     }
 
+    /// Writes down the line of an ended call alone, for a store that counts elsewhere.
+    pub fn enter(&self, account: &Account, hold: &Hold, settlement: &Settlement) {
+        if settlement.entry.is_some() {
+            self.sender.send(Message::Settled(settled(account, hold, settlement))).ok();
+        }
+    }
+
     /// See [`super::Store::peek`].
     pub fn peek(&self, account: &Account, now: Moment) -> Standing {
         match self.shared.known(&account.key) {

@@ -96,6 +96,20 @@ impl Reply {
         Self::json_text(status, body.to_string())
     }
 
+    /// A chat reply that says what it cost.
+    pub(crate) fn costing(usd: f64) -> Self {
+        let message = serde_json::json!({"role": "assistant", "content": "hi"});
+        let choice = serde_json::json!({"index": 0, "message": message, "finish_reason": "stop"});
+        Self::json(
+            200,
+            &serde_json::json!({
+                "id": "gen-1", "object": "chat.completion", "model": "acme/wisp-2-mini",
+                "choices": [choice],
+                "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, "cost": usd},
+            }),
+        )
+    }
+
     /// An upstream's own error in OpenAI's shape.
     pub(crate) fn error(status: u16) -> Self {
         let error = serde_json::json!({"message": "simulated", "type": "server_error",

@@ -1,0 +1,150 @@
+//! How one call is asked for: of Redis, again where money is on its way, else without it.
+
+use super::alone::Denial;
+use super::books::{Admission, Books};
+use super::claims::Claim;
+use super::link::{Live, Trouble};
+use super::script::{Answer, Decision};
+use super::{Entry, Inner, WAIT, lock, view};
+use crate::store::config::OnDown;
+use crate::store::{Account, Ask, NanoUsd, Refusal};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Pauses before asking again for money that others are just returning: 3 ms, 6 ms, … in all
+/// about 90 ms.
+const FIRST_PAUSE: Duration = Duration::from_millis(3);
+const LAST_PAUSE: Duration = Duration::from_millis(48);
+
+/// A question whose answer is open. Dropped without one, its part of the lease is put back, and
+/// Redis is told that the call does not run.
+struct Question<'a> {
+    inner: &'a Inner,
+    entry: &'a Arc<Entry>,
+    admission: Admission,
+    is_open: bool,
+}
+
+/// What became of a question.
+pub(super) enum Outcome {
+    Admitted(NanoUsd),
+    Refused(Refusal),
+    Unknown,
+}
+
+impl Inner {
+    /// Asks Redis, or decides without it.
+    pub(super) async fn ask(&self, entry: &Arc<Entry>, account: &Account, ask: &Ask) -> Outcome {
+        let deadline = Instant::now() + WAIT;
+        let mut pause = FIRST_PAUSE;
+        while let Some(live) = self.link.live() {
+            let question = Question::new(self, entry, account, ask);
+            let asked = live.scripts.admit(&live.connection, &question.admission, self.replicas());
+            let answer = match live.answer(deadline, asked).await {
+                Ok(answer) => answer,
+                Err(trouble) => {
+                    question.unanswered();
+                    self.link.give_up(&live, trouble, self.when().here);
+                    break;
+                }
+            };
+            self.set_clock(answer.redis_ms);
+            if let Some(reserved) = question.answered(&answer) {
+                return Outcome::Admitted(reserved);
+            }
+            // Others hold it idle and are asked to return it, or it is here, behind calls in flight.
+            let is_coming = answer.decision == Decision::Budget
+                && (answer.elsewhere > 0 || lock(&entry.books).may_cover(ask));
+            if answer.decision == Decision::Stale || (is_coming && pause <= LAST_PAUSE) {
+                sleep(if is_coming { pause } else { Duration::ZERO }).await;
+                pause *= 2;
+                continue;
+            }
+            return view::refusal(account, ask, &answer).map_or(Outcome::Unknown, Outcome::Refused);
+        }
+        self.decide_alone(entry, account, ask)
+    }
+
+    /// Asks how an account stands.
+    pub(super) async fn look(
+        &self,
+        live: &Live,
+        entry: &Entry,
+        account: &Account,
+        deadline: Instant,
+    ) -> Result<(), Trouble> {
+        let admission = lock(&entry.books).look(account, self.when(), || self.record());
+        let asked = live.scripts.admit(&live.connection, &admission, self.replicas());
+        let answer = live.answer(deadline, asked).await?;
+        lock(&entry.books).answered(&admission, &answer, self.when().here);
+        Ok(())
+    }
+
+    /// Decides without Redis, as the operator wants it.
+    fn decide_alone(&self, entry: &Arc<Entry>, account: &Account, ask: &Ask) -> Outcome {
+        let (when, since) = (self.when(), self.link.condition().since);
+        let mut books = lock(&entry.books);
+        let decided = match (self.on_down, self.share.load().as_deref()) {
+            (OnDown::Allow, _) => Ok(books.admit_anyway(account, ask, when, || self.record())),
+            (OnDown::Local, Some(share)) => books.admit_alone(account, ask, when, *share, since),
+            // Before the first connection nobody knows which share is ours.
+            (OnDown::Local, None) | (OnDown::Deny, _) => Err(Denial::Unknown),
+        };
+        match decided {
+            Ok(reserved) => {
+                self.note_claim(&books);
+                Outcome::Admitted(reserved)
+            }
+            Err(denial) => {
+                // It may have been admitted with an answer that was lost.
+                books.abandon(ask.call.0);
+                match denial {
+                    Denial::Refused(refusal) => Outcome::Refused(refusal),
+                    Denial::Unknown => Outcome::Unknown,
+                }
+            }
+        }
+    }
+
+    fn note_claim(&self, books: &Books) {
+        let Some((term, record, given)) = books.overdrawn() else { return };
+        let claim = Claim { tag: books.tag().to_owned(), term, record: record.into(), given };
+        if let Err(error) = lock(&self.claims).note(&claim) {
+            tracing::error!(%error, "spend without Redis cannot be written to the store's folder");
+        }
+    }
+}
+
+impl<'a> Question<'a> {
+    fn new(inner: &'a Inner, entry: &'a Arc<Entry>, account: &Account, ask: &Ask) -> Self {
+        let admission = lock(&entry.books).ask(account, ask, inner.when(), || inner.record());
+        Self { inner, entry, admission, is_open: true }
+    }
+
+    fn answered(mut self, answer: &Answer) -> Option<NanoUsd> {
+        self.is_open = false;
+        lock(&self.entry.books).answered(&self.admission, answer, self.inner.when().here)
+    }
+
+    /// The call may yet be admitted, by other means.
+    fn unanswered(mut self) {
+        self.is_open = false;
+        lock(&self.entry.books).unanswered(&self.admission);
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        if !self.is_open {
+            return;
+        }
+        let mut books = lock(&self.entry.books);
+        books.unanswered(&self.admission);
+        if let Some(call) = self.admission.call {
+            books.abandon(call);
+        }
+        drop(books);
+        self.inner.tell(self.entry);
+    }
+}

@@ -1,0 +1,328 @@
+//! What one account does at this replica: calls that run, its part of the budget, what Redis last
+//! said, and what Redis is still to be told.
+
+use super::lease::{Draw, Lease, Term, Word};
+use super::names::Names;
+use super::script::{Answer, Decision};
+use super::share::Straddle;
+use crate::store::{Account, Ask, Budget, NanoUsd, Ticket, Window};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Calls that ended while Redis was away, at most; of further ones the slots come back when their
+/// leases expire.
+const MAX_ENDED: usize = 10_000;
+
+/// How old what Redis said may be before it is asked again for a page or a metric.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A moment here and there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct When {
+    /// Since this store was opened, on a clock that never goes back.
+    pub(super) here: Duration,
+    /// By Redis' clock, as far as it is known: milliseconds since 1970.
+    pub(super) redis_ms: i64,
+}
+
+/// A question to `admit`.
+#[derive(Debug, Clone)]
+pub(super) struct Admission {
+    pub(super) names: Arc<Names>,
+    pub(super) account: Account,
+    /// `None` only looks.
+    pub(super) call: Option<u64>,
+    pub(super) tokens: u64,
+    pub(super) term: Option<Term>,
+    pub(super) record: Arc<str>,
+    pub(super) draw: Option<Draw>,
+    pub(super) word: Option<Word>,
+}
+
+/// What Redis is told of an account.
+#[derive(Debug, Clone)]
+pub(super) struct Report {
+    pub(super) names: Arc<Names>,
+    pub(super) term: Option<Term>,
+    pub(super) record: Arc<str>,
+    pub(super) word: Option<Word>,
+    pub(super) ended: Vec<Ended>,
+    pub(super) running: Vec<u64>,
+    pub(super) away: Vec<Away>,
+    /// When it was written.
+    pub(super) at: Duration,
+}
+
+/// A call that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) call: u64,
+    /// Where its tokens are counted.
+    pub(super) slot: i64,
+    /// By how many they were wrong.
+    pub(super) tokens: i64,
+}
+
+/// What was admitted without Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Away {
+    pub(super) at: Duration,
+    pub(super) requests: u64,
+    pub(super) tokens: u64,
+}
+
+/// A call that runs.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) tokens: u64,
+    pub(super) reserved: NanoUsd,
+    pub(super) term: Option<Term>,
+    /// Where Redis counts its tokens; `None` where Redis does not know the call.
+    pub(super) slot: Option<i64>,
+    pub(super) ticket: Option<Ticket>,
+    /// When Redis last heard that it runs.
+    pub(super) told: Duration,
+}
+
+/// What Redis last said.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    pub(super) at: Duration,
+    pub(super) requests: u64,
+    pub(super) requests_reset: Duration,
+    pub(super) tokens: u64,
+    pub(super) tokens_reset: Duration,
+    pub(super) running: u64,
+    pub(super) used: u64,
+    pub(super) spent: u64,
+    pub(super) is_scarce: bool,
+}
+
+/// The books of one account.
+#[derive(Debug)]
+pub(super) struct Books {
+    pub(super) names: Arc<Names>,
+    pub(super) running: HashMap<u64, Running>,
+    pub(super) ended: VecDeque<Ended>,
+    pub(super) away: VecDeque<Away>,
+    pub(super) lease: Option<Lease>,
+    /// Leases of periods that are over, until all is told.
+    pub(super) past: Vec<Lease>,
+    /// Admitted here in the last minute, by Redis or without.
+    pub(super) requests: Window,
+    pub(super) tokens: Window,
+    pub(super) known: Option<Known>,
+    pub(super) straddle: Option<Straddle>,
+    pub(super) budget: Option<Budget>,
+    /// Whether Redis counts the calls that run.
+    pub(super) is_tracked: bool,
+}
+
+impl Books {
+    /// Empty books of this account.
+    pub(super) fn new(account: &str) -> Self {
+        Self {
+            names: Arc::new(Names::of(account)),
+            running: HashMap::new(),
+            ended: VecDeque::new(),
+            away: VecDeque::new(),
+            lease: None,
+            past: Vec::new(),
+            requests: Window::default(),
+            tokens: Window::default(),
+            known: None,
+            straddle: None,
+            budget: None,
+            is_tracked: false,
+        }
+    }
+
+    /// Whether what Redis last said is too old to show.
+    pub(super) fn is_unsure(&self, now: Duration) -> bool {
+        self.known.is_none_or(|known| known.at + FRESH < now)
+    }
+
+    /// What stands for the account in Redis.
+    pub(super) fn tag(&self) -> &str {
+        &self.names.tag
+    }
+
+    /// Writes down what to ask of Redis for a call, and takes for it what lies idle here. To be
+    /// closed with [`Books::answered`] or [`Books::unanswered`].
+    pub(super) fn ask(
+        &mut self,
+        account: &Account,
+        ask: &Ask,
+        when: When,
+        record: impl FnOnce() -> Arc<str>,
+    ) -> Admission {
+        self.is_tracked = is_tracked(account);
+        let lease = self.lease(account, when, record);
+        let draw = lease.map(|lease| lease.draw(ask.worst, when.here));
+        let lease = self.lease.as_ref().filter(|_| draw.is_some());
+        Admission {
+            account: account.clone(),
+            call: Some(ask.call.0),
+            tokens: ask.tokens,
+            term: lease.map(|lease| lease.term),
+            record: lease.map_or_else(|| "".into(), |lease| Arc::clone(&lease.record)),
+            draw,
+            word: lease.map(Lease::word),
+            names: Arc::clone(&self.names),
+        }
+    }
+
+    /// Writes down what to ask of Redis about an account.
+    pub(super) fn look(
+        &mut self,
+        account: &Account,
+        when: When,
+        record: impl FnOnce() -> Arc<str>,
+    ) -> Admission {
+        let lease = self.lease(account, when, record).map(|lease| &*lease);
+        Admission {
+            account: account.clone(),
+            call: None,
+            tokens: 0,
+            term: lease.map(|lease| lease.term),
+            record: lease.map_or_else(|| "".into(), |lease| Arc::clone(&lease.record)),
+            draw: None,
+            word: lease.map(Lease::word),
+            names: Arc::clone(&self.names),
+        }
+    }
+
+    /// The lease of the budget's term, a new one where there is none.
+    pub(super) fn lease(
+        &mut self,
+        account: &Account,
+        when: When,
+        record: impl FnOnce() -> Arc<str>,
+    ) -> Option<&mut Lease> {
+        self.budget = account.budget;
+        let term = Term::at(account.budget?.per, when.redis_ms);
+        if self.lease.as_ref().is_none_or(|l| l.term != term || l.is_stale(when.here)) {
+            let known = self.past.iter().position(|l| l.term == term && !l.is_stale(when.here));
+            let next = known.map(|place| self.past.swap_remove(place));
+            let next = next.unwrap_or_else(|| Lease::new(term, record(), when.here));
+            self.past.extend(self.lease.replace(next));
+        }
+        self.lease.as_mut()
+    }
+
+    pub(super) fn lease_of(&mut self, term: Option<Term>) -> Option<&mut Lease> {
+        let term = term?;
+        let all = self.lease.iter_mut().chain(&mut self.past);
+        all.into_iter().find(|lease| lease.term == term)
+    }
+
+    /// Redis answered: notes what it said and, where it admitted the call, that it runs.
+    pub(super) fn answered(
+        &mut self,
+        admission: &Admission,
+        answer: &Answer,
+        now: Duration,
+    ) -> Option<NanoUsd> {
+        let is_admitted = answer.decision == Decision::Admitted;
+        let mut reserved = NanoUsd::ZERO;
+        if let Some(lease) = self.lease_of(admission.term) {
+            lease.learn(answer.given);
+            match admission.draw {
+                Some(draw) if is_admitted => reserved = lease.confirm(draw, answer.granted, now),
+                Some(draw) => lease.undo(draw),
+                None => {}
+            }
+        }
+        if answer.decision != Decision::Stale {
+            self.known = Some(Known {
+                at: now,
+                requests: answer.requests,
+                requests_reset: answer.requests_reset,
+                tokens: answer.tokens,
+                tokens_reset: answer.tokens_reset,
+                running: answer.running,
+                used: answer.used,
+                spent: answer.spent,
+                is_scarce: answer.is_scarce,
+            });
+        }
+        let call = admission.call.filter(|_| is_admitted)?;
+        let running = Running {
+            tokens: admission.tokens,
+            reserved,
+            term: admission.term,
+            slot: Some(answer.slot),
+            ticket: self.count(&admission.account, admission.tokens, now),
+            told: now,
+        };
+        self.running.insert(call, running);
+        Some(reserved)
+    }
+
+    /// Whether what this replica holds would do for a call, once the answers that are on their way
+    /// have shown whose it is.
+    pub(super) fn may_cover(&self, ask: &Ask) -> bool {
+        let worst = ask.worst.unwrap_or(NanoUsd(1)).0;
+        self.lease.as_ref().is_some_and(|lease| lease.held() >= worst)
+    }
+
+    /// Nobody knows what Redis decided: what lay idle is put back, and whatever it granted is
+    /// learnt with the next answer.
+    pub(super) fn unanswered(&mut self, admission: &Admission) {
+        if let (Some(draw), Some(lease)) = (admission.draw, self.lease_of(admission.term)) {
+            lease.undo(draw);
+        }
+    }
+
+    /// Lets Redis take a call out that it may have admitted and that does not run.
+    pub(super) fn abandon(&mut self, call: u64) {
+        if self.is_tracked {
+            self.end(Ended { call, slot: -1, tokens: 0 });
+        }
+    }
+
+    fn end(&mut self, ended: Ended) {
+        if self.ended.len() >= MAX_ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(ended);
+    }
+
+    /// Counts a call in this replica's own windows.
+    pub(super) fn count(
+        &mut self,
+        account: &Account,
+        tokens: u64,
+        now: Duration,
+    ) -> Option<Ticket> {
+        if account.requests_per_minute.is_some() {
+            self.requests.take(1, now);
+        }
+        account.tokens_per_minute.map(|_| self.tokens.take(tokens, now))
+    }
+
+    /// A call ended; `false` where none of this name runs.
+    pub(super) fn settle(&mut self, call: u64, tokens: u64, cost: NanoUsd, now: Duration) -> bool {
+        let Some(running) = self.running.remove(&call) else { return false };
+        if let Some(known) = &mut self.known {
+            known.running = known.running.saturating_sub(1);
+        }
+        if let Some(ticket) = running.ticket {
+            self.tokens.correct(ticket, running.tokens, tokens, now);
+        }
+        if let Some(lease) = self.lease_of(running.term) {
+            lease.settle(running.reserved, cost);
+        }
+        if let Some(slot) = running.slot.filter(|_| self.is_tracked) {
+            let as_signed = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
+            self.end(Ended { call, slot, tokens: as_signed(tokens) - as_signed(running.tokens) });
+        }
+        true
+    }
+}
+
+/// Whether Redis knows of each call that runs: to count them, or to correct their tokens once.
+pub(super) const fn is_tracked(account: &Account) -> bool {
+    account.concurrent.is_some() || account.tokens_per_minute.is_some()
+}

@@ -1,0 +1,217 @@
+//! The background of the shared store: connects and reconnects, says that this replica lives, and
+//! tells Redis what requests left to be told.
+
+use super::link::{Live, Trouble};
+use super::names::WANTED;
+use super::share::Share;
+use super::tell::Tell;
+use super::{Entry, Inner, lock};
+use rand::Rng as _;
+use redis::{PushInfo, PushKind, from_redis_value_ref};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+/// How often this replica says that it lives, and looks for what is still to be told.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long an answer in the background may take; then the connection is given up. Requests are
+/// stricter.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pauses between attempts to connect, each twice the one before, less a random part.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// How long taking leave may take.
+const FAREWELL: Duration = Duration::from_millis(700);
+/// Accounts told of at the same time.
+const AT_ONCE: usize = 64;
+
+/// For ever.
+pub(super) async fn keep(inner: &Arc<Inner>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let begun = Instant::now();
+        match connect(inner).await {
+            Ok((live, pushes)) => serve(inner, &live, pushes).await,
+            Err(trouble) => inner.link.failed(trouble),
+        }
+        // A connection that lived is worth a quick try.
+        pause =
+            if begun.elapsed() > LAST_PAUSE { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
+        let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        sleep(jittered).await;
+    }
+}
+
+/// Once no more calls come: nothing is held any longer, and nobody counts on this replica.
+pub(super) async fn leave(inner: &Arc<Inner>) {
+    inner.is_leaving.store(true, Ordering::Release);
+    let Some(live) = inner.link.live() else { return };
+    let leaving = async {
+        tell_all(inner, &live, inner.entries(), Tell::Return).await?;
+        clear_claims(inner);
+        beat(inner, &live).await
+    };
+    // Who cannot be told learns it from the silence.
+    let _told = timeout(FAREWELL, leaving).await;
+}
+
+/// A connection that knows everything this replica knows.
+async fn connect(inner: &Arc<Inner>) -> Result<(Arc<Live>, UnboundedReceiver<PushInfo>), Trouble> {
+    let (sender, pushes) = unbounded_channel();
+    let live = Live::connect(&inner.client, inner.texts.clone(), sender).await?;
+    beat(inner, &live).await?;
+    tell_claims(inner, &live).await?;
+    let entries = inner.entries();
+    for entry in &entries {
+        lock(&entry.books).retell();
+    }
+    tell_all(inner, &live, entries, Tell::News).await?;
+    inner.link.up(&live, inner.when().here);
+    Ok((live, pushes))
+}
+
+/// While the connection lives.
+async fn serve(inner: &Arc<Inner>, live: &Arc<Live>, mut pushes: UnboundedReceiver<PushInfo>) {
+    let mut beats = interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            () = live.gone() => return,
+            _ = beats.tick() => look_around(inner, live).await,
+            () = inner.news.notified() => tell_news(inner, live).await,
+            push = pushes.recv() => match push.as_ref().map(|push| (&push.kind, wanted(push))) {
+                None | Some((PushKind::Disconnection, _)) => {
+                    Err(Trouble::Connection("the connection was closed".to_owned()))
+                }
+                Some((_, Some(tag))) => give_back(inner, live, &tag).await,
+                Some((_, None)) => Ok(()),
+            },
+        };
+        if let Err(trouble) = done {
+            inner.link.give_up(live, trouble, inner.when().here);
+            return;
+        }
+    }
+}
+
+/// Of which account others want money.
+fn wanted(push: &PushInfo) -> Option<String> {
+    let [channel, tag] = push.data.as_slice() else { return None };
+    let channel: String = from_redis_value_ref(channel).ok()?;
+    (push.kind == PushKind::Message && channel == WANTED).then_some(())?;
+    from_redis_value_ref(tag).ok()
+}
+
+async fn beat(inner: &Inner, live: &Live) -> Result<(), Trouble> {
+    let leaves = inner.is_leaving.load(Ordering::Acquire);
+    let asked = live.scripts.beat(&live.connection, &inner.replica, leaves);
+    let roll = live.answer(Instant::now() + PATIENCE, asked).await?;
+    inner.set_clock(roll.redis_ms);
+    if let Some(share) = Share::of(&inner.replica, &roll.alive) {
+        inner.share.store(Some(Arc::new(share)));
+    }
+    Ok(())
+}
+
+/// A beat, and whatever nobody has asked for: calls that still run, money that lies idle.
+async fn look_around(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Trouble> {
+    beat(inner, live).await?;
+    tell_all(inner, live, inner.entries(), Tell::News).await?;
+    clear_claims(inner);
+    Ok(())
+}
+
+async fn tell_news(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Trouble> {
+    let entries = std::mem::take(&mut *lock(&inner.dirty));
+    tell_all(inner, live, entries, Tell::News).await
+}
+
+async fn give_back(inner: &Arc<Inner>, live: &Arc<Live>, tag: &str) -> Result<(), Trouble> {
+    let entry = lock(&inner.accounts).by_tag.get(tag).cloned();
+    tell_all(inner, live, entry.into_iter().collect(), Tell::Return).await
+}
+
+/// Tells all there is of these accounts, many at a time; the first trouble ends it.
+async fn tell_all(
+    inner: &Arc<Inner>,
+    live: &Arc<Live>,
+    entries: Vec<Arc<Entry>>,
+    tell: Tell,
+) -> Result<(), Trouble> {
+    let mut waiting = entries.into_iter();
+    let mut telling = JoinSet::new();
+    let mut outcome = Ok(());
+    loop {
+        while telling.len() < AT_ONCE && outcome.is_ok() {
+            let Some(entry) = waiting.next() else { break };
+            telling.spawn(tell_one(Arc::clone(inner), Arc::clone(live), entry, tell));
+        }
+        match telling.join_next().await {
+            Some(Ok(told)) => outcome = outcome.and(told),
+            Some(Err(_)) => {}
+            None => break,
+        }
+    }
+    for entry in waiting {
+        inner.tell(&entry);
+    }
+    outcome
+}
+
+async fn tell_one(
+    inner: Arc<Inner>,
+    live: Arc<Live>,
+    entry: Arc<Entry>,
+    tell: Tell,
+) -> Result<(), Trouble> {
+    entry.is_dirty.store(false, Ordering::Release);
+    let to_look = lock(&entry.to_look).take();
+    if let Some(account) = to_look {
+        inner.look(&live, &entry, &account, Instant::now() + PATIENCE).await?;
+    }
+    loop {
+        let now = inner.when().here;
+        let Some(report) = lock(&entry.books).report(tell, inner.replicas(), now) else {
+            return Ok(());
+        };
+        let told = live.scripts.report(&live.connection, &report);
+        match live.answer(Instant::now() + PATIENCE, told).await {
+            Ok(receipt) => lock(&entry.books).reported(&report, &receipt, inner.when().here),
+            Err(trouble) => {
+                lock(&entry.books).unreported(report);
+                inner.tell(&entry);
+                return Err(trouble);
+            }
+        }
+    }
+}
+
+/// What this or an earlier process promised beyond its leases.
+async fn tell_claims(inner: &Inner, live: &Live) -> Result<(), Trouble> {
+    let claims = lock(&inner.claims).all().unwrap_or_else(|error| {
+        tracing::error!(%error, "promises of an earlier process cannot be read");
+        Vec::new()
+    });
+    for claim in claims {
+        let report = claim.report(inner.when().here);
+        let told = live.scripts.report(&live.connection, &report);
+        live.answer(Instant::now() + PATIENCE, told).await?;
+    }
+    Ok(())
+}
+
+/// Once Redis knows every promise, none need stand on disk.
+fn clear_claims(inner: &Inner) {
+    let mut claims = lock(&inner.claims);
+    if claims.is_empty()
+        || inner.entries().iter().any(|entry| lock(&entry.books).overdrawn().is_some())
+    {
+        return;
+    }
+    if let Err(error) = claims.clear() {
+        tracing::error!(%error, "promises that are told cannot be taken off the disk");
+    }
+}

@@ -1,0 +1,205 @@
+//! Whether Redis can be asked: one connection for all, and a circuit that opens with the first
+//! sign of trouble, so that no request waits for a Redis that is known to be away.
+
+use super::script::{Scripts, Texts};
+use arc_swap::ArcSwapOption;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ErrorKind, PushInfo, RedisError, ServerErrorKind};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// For a connection with TLS, credentials and scripts.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Requests that may be on their way to the connection's task.
+const QUEUE: usize = 1024;
+/// Longest text of a library that is told, in characters.
+const FOREIGN_CHARS: usize = 160;
+
+/// Why Redis cannot be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// No answer in time.
+    TimedOut,
+    /// No connection, or it broke: the system's words.
+    Connection(String),
+    /// User or password are not accepted.
+    Credentials,
+    /// Redis answers, but with this error code.
+    Code(String),
+}
+
+/// A connection that works.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) scripts: Scripts,
+    gone: watch::Sender<bool>,
+}
+
+/// What is known of the connection.
+#[derive(Debug, Clone)]
+pub(super) struct Condition {
+    /// Whether Redis can be asked.
+    pub(super) is_up: bool,
+    /// Since when, on the store's own clock.
+    pub(super) since: Duration,
+    /// Why not, or why not last time.
+    pub(super) trouble: Option<Trouble>,
+    has_been_told: bool,
+}
+
+/// The way to Redis.
+#[derive(Debug)]
+pub(super) struct Link {
+    live: ArcSwapOption<Live>,
+    condition: Mutex<Condition>,
+}
+
+impl Trouble {
+    /// For the log and `/status`.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::TimedOut => "no answer in time".to_owned(),
+            Self::Connection(words) => words.clone(),
+            Self::Credentials => "the user or the password is not accepted".to_owned(),
+            Self::Code(code) => format!("it answers with {code}"),
+        }
+    }
+}
+
+impl From<RedisError> for Trouble {
+    fn from(error: RedisError) -> Self {
+        let code = error.code().unwrap_or_default();
+        if error.kind() == ErrorKind::AuthenticationFailed
+            || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+            || ["WRONGPASS", "NOAUTH"].contains(&code)
+        {
+            return Self::Credentials;
+        }
+        if error.is_timeout() {
+            return Self::TimedOut;
+        }
+        // What a server says may quote what it was sent: only the code is told.
+        if !code.is_empty() {
+            return Self::Code(code.chars().take(FOREIGN_CHARS).collect());
+        }
+        if error.is_io_error() {
+            return Self::Connection(error.to_string().chars().take(FOREIGN_CHARS).collect());
+        }
+        Self::Connection(error.category().to_owned())
+    }
+}
+
+impl Live {
+    /// Connects, and lets Redis load the scripts.
+    pub(super) async fn connect(
+        client: &Client,
+        texts: Texts,
+        pushes: UnboundedSender<PushInfo>,
+    ) -> Result<Arc<Self>, Trouble> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(QUEUE)
+            .set_push_sender(pushes);
+        let connected = timeout(CONNECT, async {
+            let mut connection =
+                client.get_multiplexed_async_connection_with_config(&config).await?;
+            connection.subscribe(super::names::WANTED).await?;
+            let scripts = Scripts::load(&connection, texts).await?;
+            Ok::<_, RedisError>(Self { connection, scripts, gone: watch::Sender::new(false) })
+        });
+        Ok(Arc::new(connected.await.map_err(|_| Trouble::TimedOut)??))
+    }
+
+    /// Waits for an answer until the deadline, but no longer than the connection lives.
+    pub(super) async fn answer<T>(
+        &self,
+        deadline: Instant,
+        answer: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Trouble> {
+        let mut gone = self.gone.subscribe();
+        tokio::select! {
+            biased;
+            answer = timeout_at(deadline, answer) => {
+                Ok(answer.map_err(|_| Trouble::TimedOut)??)
+            }
+            _ = gone.wait_for(|is_gone| *is_gone) => {
+                Err(Trouble::Connection("the connection was given up".to_owned()))
+            }
+        }
+    }
+
+    /// Waits until the connection is given up.
+    pub(super) async fn gone(&self) {
+        self.gone.subscribe().wait_for(|is_gone| *is_gone).await.ok();
+    }
+}
+
+impl Link {
+    /// Not connected yet.
+    pub(super) const fn new() -> Self {
+        let condition =
+            Condition { is_up: false, since: Duration::ZERO, trouble: None, has_been_told: false };
+        Self { live: ArcSwapOption::const_empty(), condition: Mutex::new(condition) }
+    }
+
+    /// The connection, while there is one.
+    pub(super) fn live(&self) -> Option<Arc<Live>> {
+        self.live.load_full()
+    }
+
+    /// What is known.
+    pub(super) fn condition(&self) -> Condition {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Condition> {
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection works.
+    pub(super) fn up(&self, live: &Arc<Live>, now: Duration) {
+        let mut condition = self.lock();
+        condition.is_up = true;
+        condition.since = now;
+        condition.has_been_told = false;
+        self.live.store(Some(Arc::clone(live)));
+        drop(condition);
+        tracing::warn!("the shared store is there");
+    }
+
+    /// A connection does not work any more: nobody is to use it, and who waits for it is let go.
+    pub(super) fn give_up(&self, live: &Arc<Live>, trouble: Trouble, now: Duration) {
+        let mut condition = self.lock();
+        let is_current =
+            self.live.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, live));
+        if is_current {
+            self.live.store(None);
+            condition.is_up = false;
+            condition.since = now;
+        }
+        drop(condition);
+        live.gone.send_replace(true);
+        if is_current {
+            self.failed(trouble);
+        }
+    }
+
+    /// There is no connection; told once until there is one again.
+    pub(super) fn failed(&self, trouble: Trouble) {
+        let mut condition = self.lock();
+        let is_news = !condition.has_been_told;
+        condition.has_been_told = true;
+        let words = trouble.words();
+        condition.trouble = Some(trouble);
+        drop(condition);
+        if is_news {
+            tracing::warn!(why = words, "the shared store is away; `store.on_down` decides");
+        }
+    }
+}

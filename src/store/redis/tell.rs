@@ -1,0 +1,133 @@
+//! What Redis is still to be told of an account, and what follows from its answers.
+
+use super::books::{Books, Known, Report};
+use super::lease::{Lease, Term, Word};
+use super::script::Receipt;
+use crate::store::NanoUsd;
+use std::time::Duration;
+
+/// Ended calls and running ones in one report, at most, so that no script runs long.
+const MAX_REPORTED: usize = 200;
+/// How often Redis hears of a call that runs; its lease is three times as long.
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tell {
+    /// What is new.
+    News,
+    /// The same, and money for calls to come is given back.
+    Return,
+}
+
+impl Books {
+    /// After a new connection all is told again: Redis may have lost its last second, or everything.
+    pub(super) fn retell(&mut self) {
+        for lease in self.leases_mut() {
+            lease.retell();
+        }
+        for running in self.running.values_mut() {
+            running.told = Duration::ZERO;
+        }
+    }
+
+    /// The next report, if there is something to tell. To be closed with [`Books::reported`] or
+    /// [`Books::unreported`].
+    pub(super) fn report(&mut self, tell: Tell, replicas: u64, now: Duration) -> Option<Report> {
+        self.trim(tell, replicas, now);
+        let ended = self.ended.drain(..self.ended.len().min(MAX_REPORTED)).collect::<Vec<_>>();
+        let due = |told: Duration| told.is_zero() || told + RENEWAL < now;
+        let mut running = Vec::new();
+        if self.is_tracked {
+            let due = self.running.iter_mut().filter(|(_, running)| due(running.told));
+            for (call, running_call) in due.take(MAX_REPORTED) {
+                running_call.slot.get_or_insert(-1);
+                running.push(*call);
+            }
+        }
+        let away = std::mem::take(&mut self.away).into();
+        let lease = self.lease.iter().chain(&self.past).find(|lease| !lease.is_told());
+        let report = Report {
+            names: std::sync::Arc::clone(&self.names),
+            term: lease.map(|lease| lease.term),
+            record: lease.map_or_else(|| "".into(), |lease| lease.record.clone()),
+            word: lease.map(Lease::word),
+            ended,
+            running,
+            away,
+            at: now,
+        };
+        (!report.is_empty()).then_some(report)
+    }
+
+    fn trim(&mut self, tell: Tell, replicas: u64, now: Duration) {
+        let known = self.known.unwrap_or_default();
+        let limit = self.budget.map_or(0, |budget| budget.limit.0);
+        let free =
+            (!known.is_scarce && tell == Tell::News).then(|| limit.saturating_sub(known.used));
+        if let Some(lease) = &mut self.lease {
+            lease.trim(free, replicas, now);
+            lease.refresh(now);
+        }
+        for lease in &mut self.past {
+            lease.trim(None, replicas, now);
+        }
+    }
+
+    /// Redis has heard a report.
+    pub(super) fn reported(&mut self, report: &Report, receipt: &Receipt, now: Duration) {
+        for call in &report.running {
+            if let Some(running) = self.running.get_mut(call) {
+                running.told = now;
+            }
+        }
+        let (Some(word), Some(term)) = (report.word, report.term) else { return };
+        let is_current = self.lease.as_ref().is_some_and(|lease| lease.term == term);
+        if let Some(lease) = self.leases_mut().find(|lease| lease.record == report.record) {
+            lease.learn(receipt.given);
+            lease.heard(Word { given: word.given.max(receipt.given), ..word }, now);
+        }
+        self.past.retain(|lease| !(lease.is_empty() && lease.is_told()));
+        if is_current {
+            let known = self.known.get_or_insert_with(Known::default);
+            known.used = receipt.used;
+            known.spent = receipt.spent;
+            known.is_scarce = receipt.is_scarce;
+        }
+    }
+
+    /// A report may not have been heard.
+    pub(super) fn unreported(&mut self, report: Report) {
+        for ended in report.ended.into_iter().rev() {
+            self.ended.push_front(ended);
+        }
+        for away in report.away.into_iter().rev() {
+            self.away.push_front(away);
+        }
+    }
+
+    /// Spend that Redis has not heard of.
+    pub(super) fn untold(&self) -> NanoUsd {
+        self.lease.iter().chain(&self.past).map(Lease::untold).sum()
+    }
+
+    /// What is promised beyond what Redis has given: the lease's term, its record, all it must
+    /// have given, where that is more than it has.
+    pub(super) fn overdrawn(&self) -> Option<(Term, &str, u64)> {
+        let lease = self.lease.as_ref().filter(|lease| lease.overdrawn() > 0)?;
+        Some((lease.term, &lease.record, lease.word().given))
+    }
+
+    fn leases_mut(&mut self) -> impl Iterator<Item = &mut Lease> {
+        self.lease.iter_mut().chain(&mut self.past)
+    }
+}
+
+impl Report {
+    const fn is_empty(&self) -> bool {
+        self.word.is_none()
+            && self.ended.is_empty()
+            && self.running.is_empty()
+            && self.away.is_empty()
+    }
+}

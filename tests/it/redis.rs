@@ -1,0 +1,370 @@
+//! Several gateways with one Redis: limits and budgets hold over all of them, whatever happens to it.
+
+use crate::harness::{
+    Authority, Config, Gate, Gateway, KEY, Origin, RedisServer, Reply, Request,
+    assert_openai_error, chat, eventually,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+const CHAT: &str = "/v1/chat/completions";
+/// 1 $ a million tokens in, 10 $ a million out.
+const PRICES: &str = "prices: { \"acme/*\": { input_per_million: 1, output_per_million: 10 } }";
+/// Well over what a call may wait for Redis, far under any other timer.
+const AT_ONCE: Duration = Duration::from_millis(1_500);
+
+fn config(origin: &Origin, url: &str, on_down: &str, key: &str) -> Config {
+    let key = format!("name: tester, secret: \"{KEY}\", {key}");
+    let store = format!("store: {{ kind: redis, url: \"{url}\", on_down: {on_down} }}");
+    Config::to(origin).without_keys().key(&key).section(PRICES).section(&store)
+}
+
+/// Gateways that know of each other.
+async fn gateways(number: usize, config: &Config) -> Arc<Vec<Gateway>> {
+    let mut gateways = Vec::new();
+    for _ in 0..number {
+        gateways.push(Gateway::start(config).await);
+    }
+    for gateway in &gateways {
+        let all = |store: &Value| store["state"] == "up" && store["replicas"] == number;
+        store_becomes(gateway, "all gateways alive", all).await;
+    }
+    Arc::new(gateways)
+}
+
+async fn store_becomes(gateway: &Gateway, what: &str, is_so: impl Fn(&Value) -> bool) {
+    eventually(what, || async { is_so(&gateway.status().await["store"]).then_some(()) }).await;
+}
+
+/// A call with at most a hundred tokens of output: about 0.00104 $ at the worst.
+fn call() -> Value {
+    let mut body = chat();
+    body["max_tokens"] = json!(100);
+    body
+}
+
+/// So many calls at once over all gateways in turn; how many of them had each status.
+async fn rush(gateways: &Arc<Vec<Gateway>>, calls: usize) -> (usize, usize) {
+    let mut set = JoinSet::new();
+    for number in 0..calls {
+        let gateways = Arc::clone(gateways);
+        set.spawn(
+            async move { gateways[number % gateways.len()].post(CHAT, &call()).await.status },
+        );
+    }
+    let statuses = set.join_all().await;
+    let with = |status| statuses.iter().filter(|s| **s == status).count();
+    (with(200), with(429))
+}
+
+async fn used(gateway: &Gateway) -> f64 {
+    gateway.status().await["you"]["budget"]["used_usd"].as_f64().expect("a figure")
+}
+
+async fn used_becomes(gateway: &Gateway, usd: f64) {
+    eventually(&format!("{usd} $ used"), || async {
+        ((used(gateway).await - usd).abs() < 1e-9).then_some(())
+    })
+    .await;
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few hundred calls")]
+fn cost_of(calls: usize, usd: f64) -> f64 {
+    calls as f64 * usd
+}
+
+async fn share_a_limit(number: usize) {
+    let Some(redis) = RedisServer::start().await else { return };
+    let origin = Origin::start().await;
+    origin.always(Reply::costing(0.001));
+    let key = "limits: { requests_per_minute: 23 }";
+    let gateways = gateways(number, &config(&origin, &redis.url(), "deny", key)).await;
+    assert_eq!(rush(&gateways, 150).await, (23, 127));
+    assert_eq!(origin.calls().len(), 23);
+    let refused = gateways[0].post(CHAT, &call()).await;
+    assert_openai_error(&refused, 429, "rate_limit_exceeded");
+    let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=61).contains(&after), "{after}");
+    for gateway in gateways.iter() {
+        let limits = &gateway.status().await["you"]["limits"]["requests_per_minute"];
+        assert_eq!((limits["limit"].as_u64(), limits["remaining"].as_u64()), (Some(23), Some(0)));
+    }
+}
+
+#[tokio::test]
+async fn two_gateways_share_a_limit_exactly() {
+    share_a_limit(2).await;
+}
+
+#[tokio::test]
+async fn four_gateways_share_a_limit_exactly() {
+    share_a_limit(4).await;
+}
+
+#[tokio::test]
+async fn two_gateways_share_slots() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let origin = Origin::start().await;
+    let gate = Gate::new();
+    origin.always(Reply::costing(0.001).after(&gate));
+    let key = "limits: { concurrent: 5 }";
+    let gateways = gateways(2, &config(&origin, &redis.url(), "deny", key)).await;
+    let crowd = tokio::spawn({
+        let gateways = Arc::clone(&gateways);
+        async move { rush(&gateways, 60).await }
+    });
+    eventually("the crowd is through", || async {
+        let mut refused = 0.0;
+        for gateway in gateways.iter() {
+            let code = [("code", "rate_limit_exceeded")];
+            refused += gateway.metric("cirque_rejections_total", &code).await.unwrap_or_default();
+        }
+        (refused > 54.5).then_some(())
+    })
+    .await;
+    assert_eq!(origin.calls().len(), 5);
+    gate.open();
+    assert_eq!(crowd.await.unwrap(), (5, 55));
+    eventually("the slots come back", || async {
+        (gateways[1].post(CHAT, &call()).await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn four_gateways_never_overspend_a_budget_and_use_all_of_it() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let origin = Origin::start().await;
+    origin.always(Reply::costing(0.0007));
+    let key = "budget: { usd: 0.05, per: total }";
+    let gateways = gateways(4, &config(&origin, &redis.url(), "deny", key)).await;
+    let mut passed = 0;
+    let mut last = 1;
+    while last > 0 {
+        last = rush(&gateways, 80).await.0;
+        passed += last;
+        assert!(cost_of(passed, 0.0007) <= 0.05, "{passed} calls");
+    }
+    // Less is left than a call may cost at the worst.
+    assert!(cost_of(passed, 0.0007) > 0.05 - 0.0011, "{passed} calls");
+    assert_eq!(origin.calls().len(), passed);
+    for gateway in gateways.iter() {
+        used_becomes(gateway, cost_of(passed, 0.0007)).await;
+        let refused = gateway.post(CHAT, &call()).await;
+        assert_openai_error(&refused, 429, "insufficient_quota");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_gateway_loses_no_spend_and_one_that_ends_holds_none() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let origin = Origin::start().await;
+    origin.always(Reply::costing(0.001));
+    let key = "budget: { usd: 1, per: month }";
+    let config = config(&origin, &redis.url(), "local", key);
+    let (first, second) = (Gateway::start(&config).await, Gateway::start(&config).await);
+    for gateway in [&first, &second] {
+        store_becomes(gateway, "up", |store| store["state"] == "up").await;
+        gateway.post(CHAT, &call()).await.assert_ok();
+    }
+    used_becomes(&second, 0.002).await;
+    first.process.signal("TERM");
+    assert_eq!(first.process.exit_code().await, 0);
+    let left = async |gateway: &Gateway| {
+        let budget = &gateway.status().await["you"]["budget"];
+        budget["remaining_usd"].as_f64().unwrap()
+    };
+    // What the second one holds for calls to come is a call's worth.
+    assert!(left(&second).await > 1.0 - 0.002 - 0.0011, "the first has returned what it held");
+    let third = Gateway::start(&config).await;
+    store_becomes(&third, "up", |store| store["state"] == "up").await;
+    let never = Gate::new();
+    origin.always(Reply::costing(0.001).after(&never));
+    let open = third.client().await;
+    let running = tokio::spawn(async move {
+        let mut open = open;
+        open.call(&Request::post(CHAT, &call())).await.status
+    });
+    eventually("the call is at the origin", || async { (origin.calls().len() == 3).then_some(()) })
+        .await;
+    third.process.signal("KILL");
+    third.process.exit_code().await;
+    running.abort();
+    let left = left(&second).await;
+    assert!(left < 1.0 - 0.002 - 0.001, "what the running call had reserved counts: {left}");
+    assert!((used(&second).await - 0.002).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn deny_refuses_at_once_while_redis_hangs_and_serves_again_by_itself() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let origin = Origin::start().await;
+    origin.always(Reply::costing(0.001));
+    let key = "limits: { requests_per_minute: 1000 }";
+    let config = config(&origin, &redis.url(), "deny", key)
+        .key("name: free, secret: \"sk-free-canary-0123456789\"");
+    let gateways = gateways(1, &config).await;
+    gateways[0].post(CHAT, &call()).await.assert_ok();
+    redis.pause();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let refused = gateways[0].post(CHAT, &call()).await;
+        assert_openai_error(&refused, 503, "limits_unavailable");
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    }
+    let free = Request::post(CHAT, &call()).anonymous();
+    let free = free.header("authorization", "Bearer sk-free-canary-0123456789");
+    gateways[0].call(&free).await.assert_ok();
+    store_becomes(&gateways[0], "down", |store| store["state"] == "down").await;
+    redis.resume();
+    store_becomes(&gateways[0], "up", |store| store["state"] == "up").await;
+    gateways[0].post(CHAT, &call()).await.assert_ok();
+    let lines = gateways[0].process.stderr.json();
+    let said = |what: &str| lines.iter().filter(|line| line["message"] == what).count();
+    assert_eq!(said("the shared store is away; `store.on_down` decides"), 1);
+}
+
+#[tokio::test]
+async fn allow_lets_pass_and_charges_later() {
+    let Some(mut redis) = RedisServer::start().await else { return };
+    let origin = Origin::start().await;
+    origin.always(Reply::costing(0.001));
+    let key = "budget: { usd: 0.003, per: total }";
+    let gateways = gateways(1, &config(&origin, &redis.url(), "allow", key)).await;
+    redis.kill();
+    store_becomes(&gateways[0], "down", |store| store["state"] == "down").await;
+    for _ in 0..6 {
+        gateways[0].post(CHAT, &call()).await.assert_ok();
+    }
+    redis.restart().await;
+    store_becomes(&gateways[0], "up", |store| store["state"] == "up").await;
+    used_becomes(&gateways[0], 0.006).await;
+    let refused = gateways[0].post(CHAT, &call()).await;
+    assert_openai_error(&refused, 429, "insufficient_quota");
+}
+
+#[tokio::test]
+async fn a_budget_holds_while_redis_is_killed_and_stopped_under_load() {
+    let Some(mut redis) = RedisServer::start().await else { return };
+    let origin = Origin::start().await;
+    origin.always(Reply::costing(0.0007));
+    let key = "budget: { usd: 0.4, per: total }";
+    let gateways = gateways(2, &config(&origin, &redis.url(), "local", key)).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut callers = JoinSet::new();
+    for caller in 0..6 {
+        let (gateways, is_over) = (Arc::clone(&gateways), Arc::clone(&is_over));
+        callers.spawn(async move {
+            let mut passed = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let reply = gateways[caller % 2].post(CHAT, &call()).await;
+                assert!([200, 429, 503].contains(&reply.status), "{}", reply.status);
+                passed += usize::from(reply.status == 200);
+            }
+            passed
+        });
+    }
+    for round in 0..4 {
+        let before = origin.calls().len();
+        eventually("load", || async { (origin.calls().len() > before + 10).then_some(()) }).await;
+        if round % 2 == 0 {
+            redis.kill();
+        } else {
+            redis.pause();
+        }
+        for gateway in gateways.iter() {
+            store_becomes(gateway, "down", |store| store["state"] == "down").await;
+        }
+        if round % 2 == 0 {
+            redis.restart().await;
+        } else {
+            redis.resume();
+        }
+        for gateway in gateways.iter() {
+            store_becomes(gateway, "up", |store| store["state"] == "up").await;
+        }
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let mut passed: usize = callers.join_all().await.into_iter().sum();
+    let mut last = 1;
+    while last > 0 {
+        last = rush(&gateways, 40).await.0;
+        passed += last;
+    }
+    assert!(cost_of(passed, 0.0007) <= 0.4, "{passed} calls");
+    assert!(cost_of(passed, 0.0007) > 0.4 - 0.0011, "{passed} calls");
+    used_becomes(&gateways[0], cost_of(passed, 0.0007)).await;
+}
+
+#[tokio::test]
+async fn redis_with_tls_and_a_password_is_trusted_and_the_password_told_to_nobody() {
+    const PASSWORD: &str = "canary-r3d1s-5up3r";
+    let authority = Authority::new();
+    let Some(redis) = RedisServer::start_with(|folder| {
+        let (cert, key) = authority.write_pair(folder, "localhost");
+        let ca = authority.write_ca(folder);
+        let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+        let args = [
+            ("--tls-port", "0".to_owned()),
+            ("--tls-cert-file", text(cert)),
+            ("--tls-key-file", text(key)),
+            ("--tls-ca-cert-file", text(ca)),
+            ("--tls-auth-clients", "no".to_owned()),
+            ("--requirepass", PASSWORD.to_owned()),
+        ];
+        args.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
+    })
+    .await
+    else {
+        return;
+    };
+    let origin = Origin::start().await;
+    origin.always(Reply::costing(0.001));
+    let url = format!("rediss://default:{PASSWORD}@localhost:{}/2", redis.port());
+    let config = config(&origin, &url, "deny", "budget: { usd: 1, per: day }");
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("gateway.yaml"), config.text()).unwrap();
+    let roots = authority.write_ca(folder.path()).to_string_lossy().into_owned();
+    let env = [("SSL_CERT_FILE", roots.as_str())];
+    let gateway = Gateway::launch(&["run", "-c", "gateway.yaml"], &env, folder).await;
+    store_becomes(&gateway, "up", |store| store["state"] == "up").await;
+    gateway.post(CHAT, &call()).await.assert_ok();
+    used_becomes(&gateway, 0.001).await;
+    // Whoever does not know the authority does not talk to it.
+    let stranger = Gateway::start(&config).await;
+    store_becomes(&stranger, "not trusted", |store| store["last_error"].is_string()).await;
+    assert_openai_error(&stranger.post(CHAT, &call()).await, 503, "limits_unavailable");
+    for gateway in [&gateway, &stranger] {
+        let shown = [
+            gateway.status().await.to_string(),
+            gateway.admin_get("/config").await.text(),
+            gateway.metrics().await,
+            gateway.process.output(),
+        ];
+        assert!(shown.iter().all(|text| !text.contains(PASSWORD)), "{shown:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_key_leaves_no_trace_in_redis() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let origin = Origin::start().await;
+    origin.always(Reply::costing(0.001));
+    let key = "limits: { requests_per_minute: 1000 }";
+    let gateways = gateways(1, &config(&origin, &redis.url(), "deny", key)).await;
+    gateways[0].post(CHAT, &call()).await.assert_ok();
+    let keys = || async { redis.say("DBSIZE").await.unwrap() };
+    let before = keys().await;
+    for number in 0..30 {
+        let request = Request::post(CHAT, &call()).anonymous();
+        let request = request.header("authorization", &format!("Bearer x}} *{number}\" FLUSHALL"));
+        assert_eq!(gateways[0].call(&request).await.status, 401);
+    }
+    assert_eq!(keys().await, before);
+    let names = redis.say("KEYS *").await.unwrap();
+    assert!(!names.contains("tester") && !names.contains(KEY), "{names}");
+}
