@@ -85,6 +85,18 @@ const ROWS: &[(&str, &str, Aim, Figure)] = {
     ]
 };
 
+/// What tracing may add, encoding, spool and export included: work, unit, most, figure.
+const TRACING: &[(&str, &str, f64, Figure)] = {
+    use Figure::Lowest;
+    &[
+        ("CPU of a 1 KB chat call", "µs", 10.0, Lowest("cpu_call", "/cpu_us_per_call", 1.0)),
+        ("CPU of a paced chunk", "µs", 1.0, Lowest("cpu_paced", "/cpu_us_per_chunk", 1.0)),
+        ("CPU of a chunk in a burst", "µs", 1.0, Lowest("cpu_burst", "/cpu_us_per_chunk", 1.0)),
+        ("latency, p50", "µs", 20.0, Lowest("call", "/p50_us", 1.0)),
+        ("memory of an open stream", "KiB", 8.0, Lowest("memory", "/kib_per_stream", 1.0)),
+    ]
+};
+
 fn show(figure: Option<f64>, unit: &str) -> String {
     let text = match figure {
         Some(figure) if figure.abs() >= 1000.0 => format!("{figure:.0} {unit}"),
@@ -165,7 +177,29 @@ impl Results {
             // Writing to a `String` cannot fail.
             let _ = writeln!(out, "| {work} | {bare} | {cirque} | {ratio} | {aim} | {met} |");
         }
-        out + &self.caveat()
+        out + &self.caveat() + &self.tracing()
+    }
+
+    /// What tracing adds, in a table of its own; nothing where it was not measured.
+    fn tracing(&self) -> String {
+        let mut out = String::new();
+        for (work, unit, most, figure) in TRACING {
+            let pair = self.figure("cirque", *figure).zip(self.figure("traced", *figure));
+            let Some((without, with)) = pair else { continue };
+            let met = if with - without <= *most { "yes" } else { "no" };
+            let adds = show(Some(with - without), unit);
+            let (without, with) = (show(Some(without), unit), show(Some(with), unit));
+            // Writing to a `String` cannot fail.
+            let _ = writeln!(
+                out,
+                "| {work} | {without} | {with} | {adds} | at most {most} {unit} | {met} |"
+            );
+        }
+        if out.is_empty() {
+            return out;
+        }
+        let head = "| work | Cirque | with Langfuse | adds | aim | met |\n|---|--:|--:|--:|---|---|\n";
+        format!("\n{head}{out}")
     }
 
     /// A gateway that was not saturated says nothing about calls a second.

@@ -4,6 +4,7 @@
 //! attempt, of which only the one that answered has usage and cost, since totals are sums over
 //! generations. What belongs to the trace stands on every span (LANGFUSE sections 2, 3 and 6).
 
+use super::conversation;
 use super::destination::{Destination, DestinationKind};
 use super::facts::Facts;
 use super::output;
@@ -197,12 +198,23 @@ impl Encoder<'_> {
         if let Some(output) = &self.facts.output {
             span.long("langfuse.observation.output", output);
         }
-        if self.to.kind == DestinationKind::Otlp
-            && let Some(said) = self.facts.said()
-        {
-            let finish = self.trace.exchange.finish.as_deref();
-            let parts = output::parts(said, finish, self.striker);
-            span.long("gen_ai.output.messages", &super::cut::cut(&parts, self.to.max_field));
+        if self.to.kind == DestinationKind::Otlp {
+            self.messages(span);
+        }
+    }
+
+    /// Input and output once more, in the form of the semantic conventions; JSON that would have to be
+    /// cut is left out, since nobody could read it.
+    fn messages(&self, span: &mut Span<'_, '_>) {
+        let fits = |text: &String| text.len() <= self.to.max_field;
+        let asked = self.facts.input.as_deref().and_then(conversation::messages);
+        if let Some(asked) = asked.filter(fits) {
+            span.long("gen_ai.input.messages", &asked);
+        }
+        let finish = self.trace.exchange.finish.as_deref();
+        let said = self.facts.said().map(|said| output::parts(said, finish, self.striker));
+        if let Some(said) = said.filter(fits) {
+            span.long("gen_ai.output.messages", &said);
         }
     }
 

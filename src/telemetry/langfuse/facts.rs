@@ -107,7 +107,10 @@ fn error(trace: &Trace, is_full: bool) -> Option<String> {
     let theirs = fault.filter(|_| is_full).and_then(|fault| fault.message.as_deref());
     let ours = trace.message.as_deref();
     let words = ours.or(theirs).map(str::to_owned);
-    let words = words.unwrap_or_else(|| format!("status {}", exchange.status));
+    let words = words.unwrap_or_else(|| match exchange.status {
+        status if status >= 400 => format!("status {status}"),
+        _ => "an error in the reply".to_owned(),
+    });
     let mut text = code.map_or_else(|| words.clone(), |code| format!("{code}: {words}"));
     if let Some(theirs) = theirs.filter(|_| ours.is_some()) {
         text = format!("{text} (the upstream said: {theirs})");

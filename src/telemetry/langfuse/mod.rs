@@ -1,5 +1,6 @@
 //! Traces: what one finished call becomes for Langfuse and for other OTLP backends.
 
+mod conversation;
 mod cut;
 mod destination;
 mod encode;
