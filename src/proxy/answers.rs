@@ -115,7 +115,7 @@ fn destination(status: &Delivered) -> Value {
         "name": status.name,
         "state": status.state,
         "backlog": status.backlog,
-        "backlog_bytes": status.backlog_bytes,
+        "spool_bytes": status.spool_bytes,
         "lag_seconds": status.lag.map(|lag| lag.as_secs()),
         "sent": status.sent,
         "retried": status.retried,

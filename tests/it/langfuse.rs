@@ -149,6 +149,23 @@ async fn killing_the_process_loses_nothing_that_finished_a_moment_before() {
 }
 
 #[tokio::test]
+async fn killing_the_process_while_it_delivers_repeats_at_most_what_was_under_way() {
+    const CALLS: usize = 3_000;
+    let (_origin, port, config, gateway) = started_without().await;
+    calls(&gateway, CALLS).await;
+    told(&gateway, "the backlog", |status| status["backlog"] == CALLS).await;
+    let langfuse = Langfuse::at(port);
+    eventually("a first delivery", || async { (!langfuse.traces().is_empty()).then_some(()) })
+        .await;
+    let gateway = Gateway::start_in(gateway.process.kill(), &config).await;
+    told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
+    assert_eq!(langfuse.traces().len(), CALLS);
+    // Two exports of 400.
+    assert!(langfuse.repeated() <= 800, "{}", langfuse.repeated());
+    assert_eq!(gateway.status().await["langfuse"]["dropped"], 0);
+}
+
+#[tokio::test]
 async fn a_torn_tail_and_damage_cost_only_what_they_touch() {
     let (_origin, port, config, gateway) = started_without().await;
     for trace in 1..=20 {
@@ -516,7 +533,7 @@ async fn what_exceeds_the_spool_goes_oldest_first_and_is_counted() {
         }
         assert!(made < 20_000, "{status}");
     };
-    assert!(status["backlog_bytes"].as_u64() <= Some(1 << 20), "{status}");
+    assert!(status["spool_bytes"].as_u64() <= Some(1 << 20), "{status}");
     let spooled = [("outcome", "spooled")];
     gateway
         .metric_becomes(

@@ -108,7 +108,7 @@ impl Outlet {
             is_langfuse: self.settings.borrow().kind == DestinationKind::Langfuse,
             state,
             backlog: holds.records,
-            backlog_bytes: holds.bytes,
+            spool_bytes: holds.bytes,
             // A clock that was set back makes no negative age.
             lag: oldest.map(|at| now.duration_since(at).unwrap_or_default()),
             sent: self.state.sent(),
@@ -131,7 +131,7 @@ pub struct Status {
     /// Traces on disk and not accepted yet.
     pub backlog: u64,
     /// Bytes on disk.
-    pub backlog_bytes: u64,
+    pub spool_bytes: u64,
     /// Age of the oldest of them; `None` without any, or where it has not been read yet.
     pub lag: Option<Duration>,
     /// Traces accepted, since the start.
@@ -197,13 +197,16 @@ impl Delivery {
                 known.settings.send_replace(Arc::clone(to));
                 return Arc::clone(known);
             }
-            Arc::new(Outlet {
+            let new = Outlet {
                 name: Arc::clone(&to.name),
                 spool: Arc::new(Spool::new(to.spool.path.clone(), max_bytes)),
                 state: State::new(Arc::clone(&self.metrics)),
                 settings: watch::Sender::new(Arc::clone(to)),
                 is_flushing: Arc::clone(&self.is_flushing),
-            })
+            };
+            // What a crash left is counted before anybody asks: it takes milliseconds, once.
+            writer::note(&new, &new.spool.open());
+            Arc::new(new)
         };
         self.outlets.store(Arc::new(destinations.iter().map(outlet).collect()));
         if !destinations.is_empty() {

@@ -162,7 +162,7 @@ fn count(outlet: &Outlet, flushed: Flushed) {
 }
 
 /// Notes whether the spool can be used; told when that changes.
-fn note(outlet: &Outlet, outcome: &io::Result<()>) {
+pub(super) fn note(outlet: &Outlet, outcome: &io::Result<()>) {
     let trouble = outcome.as_ref().err();
     let words = trouble.map(|error| format!("the spool cannot be used: {error}"));
     if outlet.state.set_disk(words, SystemTime::now()) {

@@ -142,6 +142,12 @@ impl Langfuse {
         ledger.accepted.keys().map(|(trace, _)| trace.clone()).collect()
     }
 
+    /// Spans that were accepted more than once.
+    pub(crate) fn repeated(&self) -> usize {
+        let ledger = self.shared.ledger.lock().unwrap();
+        ledger.accepted.values().filter(|times| **times > 1).count()
+    }
+
     /// Waits until so many spans are accepted, each of them once, with nothing wrong about any.
     pub(crate) async fn has(&self, spans: usize) {
         let all = async {

@@ -219,6 +219,27 @@ fn several_that_wait_do_not_write_to_the_same_file() {
 }
 
 #[test]
+fn prompts_on_disk_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("spool");
+    let mut process = Process::start(&path, ROOMY);
+    process.write("a prompt");
+    let lot = process.cursor().take(1, 1).unwrap().unwrap();
+    process.spool.settle(lot.from, lot.to).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o700);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&path).unwrap() {
+        let file = entry.unwrap().path();
+        assert_eq!(mode(&file), 0o600, "{file:?}");
+        names.push(file.file_name().unwrap().to_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["00000000000000000000.open", "lock", "position"]);
+}
+
+#[test]
 fn a_folder_that_is_removed_by_hand_is_made_anew() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("deep/spool");
