@@ -34,6 +34,7 @@ mod redis;
 mod reload;
 mod selection;
 mod session;
+mod soak;
 mod stream_failures;
 mod streaming;
 mod telemetry;

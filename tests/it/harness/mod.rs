@@ -31,7 +31,7 @@ pub(crate) use error_shape::{assert_anthropic_error, assert_openai_error};
 pub(crate) use gateway::{Gateway, ids};
 pub(crate) use langfuse::{Langfuse, span_ids};
 pub(crate) use metrics::{Sample, samples};
-pub(crate) use origin::{Fate, Origin, RefusedPort};
+pub(crate) use origin::{Call, Fate, Origin, RefusedPort};
 pub(crate) use redis_server::RedisServer;
 pub(crate) use reply::{Gate, Reply};
 pub(crate) use request::Request;

@@ -86,6 +86,7 @@ async fn play(wire: &mut Wire, reply: &Reply) -> io::Result<After> {
                     return Ok(After::CallerLeft);
                 }
             }
+            Step::Pause(length) => tokio::time::sleep(*length).await,
             Step::Hang => {
                 wait_or_closed(None, wire.reading().closed()).await;
                 return Ok(After::CallerLeft);

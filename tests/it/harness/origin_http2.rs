@@ -100,6 +100,7 @@ async fn play(respond: &mut SendResponse<Bytes>, reply: &Reply) -> Option<After>
                     return None;
                 }
             }
+            Step::Pause(length) => tokio::time::sleep(*length).await,
             Step::Hang => {
                 wait_or_closed(None, closed(respond, &mut body)).await;
                 return None;

@@ -54,6 +54,21 @@ impl Process {
         self.folder().join(name)
     }
 
+    /// A number that `/proc/<pid>/status` gives, such as `VmRSS` in KiB.
+    pub(crate) fn proc_status(&self, field: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.lock().unwrap().id());
+        let text = std::fs::read_to_string(path).expect("a running process");
+        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let words = line.unwrap_or_default().split_whitespace().next();
+        words.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{field} in {text}"))
+    }
+
+    /// How many file descriptors it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.lock().unwrap().id());
+        std::fs::read_dir(path).expect("a running process").count()
+    }
+
     /// Sends a signal by name, such as `HUP`.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.lock().unwrap().id().to_string();

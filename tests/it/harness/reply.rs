@@ -41,6 +41,8 @@ pub(crate) enum Step {
     Raw(Bytes),
     /// A pause until the test opens the gate or the caller leaves.
     Wait(Gate),
+    /// A slow upstream's pause.
+    Pause(Duration),
     /// Silence until the caller leaves.
     Hang,
     /// This piece again and again, with this pause between two, until the caller leaves.
@@ -215,6 +217,11 @@ impl Reply {
     /// Waits at a gate.
     pub(crate) fn wait(self, gate: &Gate) -> Self {
         self.then(Step::Wait(gate.clone()))
+    }
+
+    /// Takes its time.
+    pub(crate) fn pause(self, length: Duration) -> Self {
+        self.then(Step::Pause(length))
     }
 
     /// Says nothing more until the caller leaves.
