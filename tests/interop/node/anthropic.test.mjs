@@ -3,7 +3,7 @@
 import Anthropic from "@anthropic-ai/sdk";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { claude, messages, opening } from "./gateways.mjs";
+import { claude, claudeFaults, messages, opening, scripted } from "./gateways.mjs";
 
 const asked = { model: "demo/chat", max_tokens: 200, messages };
 
@@ -61,5 +61,34 @@ for (const fault of ["cut-mid-stream", "truncates", "stalls"]) {
   test(`${fault} is never a short answer`, async () => {
     const stream = claude.messages.stream({ ...asked, model: `demo/${fault}` });
     await assert.rejects(stream.finalMessage(), Anthropic.APIError);
+  });
+}
+
+for (const script of [
+  "error-mid-stream",
+  "truncated",
+  "cut",
+  "cut-in-an-event",
+  "short-chunk-mid-stream",
+  "garbled",
+  "stalled",
+]) {
+  test(`a message that is ${script} raises after what it said`, async () => {
+    let said = "";
+    const asked = { model: scripted(script).name, max_tokens: 9, messages };
+    const stream = claudeFaults.messages.stream(asked);
+    stream.on("text", (text) => (said += text));
+    await assert.rejects(stream.finalMessage(), Anthropic.APIError);
+    assert.ok(said.startsWith("Half a"));
+  });
+}
+
+for (const script of ["status-503", "comments-then-error", "comments-then-cut", "empty-stream"]) {
+  test(`${script} before the first word has a true status`, async () => {
+    const asked = { model: scripted(script).name, max_tokens: 9, messages, stream: true };
+    const call = claudeFaults.messages.create(asked);
+    const error = await call.then(() => assert.fail("answered"), (error) => error);
+    assert.ok(error instanceof Anthropic.InternalServerError, `${error}`);
+    assert.deepEqual([error.status, error.error.error.type], [502, "api_error"]);
   });
 }

@@ -22,6 +22,8 @@ export const faults = openai(INTEROP_FAULTS, INTEROP_KEY);
 export const narrow = faults.withOptions({ apiKey: INTEROP_NARROW_KEY });
 export const claude = new Anthropic({ baseURL: INTEROP_DEMO, apiKey: INTEROP_DEMO_KEY, timeout });
 
+export const claudeFaults = new Anthropic({ baseURL: INTEROP_FAULTS, apiKey: INTEROP_KEY, timeout });
+
 export const messages = [{ role: "user", content: "Where is Oslo?" }];
 export const opening = "You said: “Where is Oslo?”.";
 

@@ -37,20 +37,61 @@ test("the upstream's own refusal arrives as it was", async () => {
   assert.deepEqual([error.param, error.code], ["zest", "unknown_argument"]);
 });
 
-for (const [script, kind] of [
-  ["status-429", OpenAI.RateLimitError],
-  ["status-500", OpenAI.InternalServerError],
-  ["status-529", OpenAI.InternalServerError],
-  ["half-body", OpenAI.InternalServerError],
-  ["error-in-200", OpenAI.InternalServerError],
+for (const script of [
+  "status-401",
+  "status-500",
+  "status-529",
+  "closed",
+  "reset",
+  "half-body",
+  "short-chunk",
+  "error-in-200",
+  "padded-error-in-200",
+  "gzip-cut",
 ]) {
   test(`${script} of both upstreams is an error that the SDK does not repeat`, async () => {
     const model = scripted(script);
-    const error = await caught(ask(faults, model.name), kind);
+    const error = await caught(ask(faults, model.name), OpenAI.InternalServerError);
+    assert.deepEqual([error.status, error.code], [502, "upstream_error"]);
     assert.equal(error.headers.get("x-should-retry"), "false");
     assert.equal(await model.hits(), 2);
   });
 }
+
+test("upstreams at their limit are a rate limit error", async () => {
+  const once = faults.withOptions({ maxRetries: 0 });
+  const error = await caught(ask(once, scripted("limited").name), OpenAI.RateLimitError);
+  assert.ok(Number(error.headers.get("retry-after")) >= 1);
+  assert.equal(error.code, "rate_limit_exceeded");
+});
+
+for (const script of ["status-503", "comments-then-error", "comments-then-cut", "empty-stream"]) {
+  test(`${script} before the first word has a true status`, async () => {
+    const model = scripted(script);
+    const call = ask(faults, model.name, { stream: true });
+    const error = await caught(call, OpenAI.InternalServerError);
+    assert.deepEqual([error.status, error.code], [502, "upstream_error"]);
+    assert.equal(await model.hits(), 2);
+  });
+}
+
+test("a large reply that is cut raises", async () => {
+  const once = faults.withOptions({ maxRetries: 0 });
+  await assert.rejects(ask(once, scripted("half-of-a-large-body").name));
+});
+
+test("what comes compressed unasked arrives, and raises where it is cut", async () => {
+  const model = scripted("gzip").name;
+  assert.equal((await ask(faults, model)).choices[0].message.content, "Whole");
+  const read = async (model) => {
+    const said = [];
+    const stream = await ask(faults, model, { stream: true });
+    for await (const chunk of stream) said.push(chunk.choices[0].delta.content);
+    return said[0];
+  };
+  assert.equal(await read(model), "Whole");
+  await assert.rejects(read(scripted("gzip-cut").name));
+});
 
 test("a silent upstream is a gateway timeout", async () => {
   const error = await caught(ask(faults, scripted("hang").name), OpenAI.InternalServerError);
@@ -71,7 +112,15 @@ test("a gateway that is not there is a connection error", async () => {
   await caught(ask(nobody, "origin/echo"), OpenAI.APIConnectionError);
 });
 
-for (const script of ["error-mid-stream", "truncated", "cut", "stalled"]) {
+for (const script of [
+  "error-mid-stream",
+  "truncated",
+  "cut",
+  "cut-in-an-event",
+  "short-chunk-mid-stream",
+  "garbled",
+  "stalled",
+]) {
   test(`a stream that is ${script} raises after what it said`, async () => {
     const said = [];
     const read = async () => {
@@ -79,9 +128,29 @@ for (const script of ["error-mid-stream", "truncated", "cut", "stalled"]) {
       for await (const chunk of stream) said.push(chunk.choices[0].delta.content);
     };
     await caught(read(), OpenAI.APIError);
-    assert.equal(said[0], "Half a");
+    assert.ok(said.join("").startsWith("Half a"));
+  });
+
+  // `response.failed` is an event that this SDK hands on.
+  if (script === "error-mid-stream") continue;
+  test(`a response that is ${script} raises after what it said`, async () => {
+    const said = [];
+    const read = async () => {
+      const asked = { model: scripted(script).name, input: "Where is Oslo?", stream: true };
+      for await (const event of await faults.responses.create(asked)) said.push(event.type);
+    };
+    await caught(read(), OpenAI.APIError);
+    assert.equal(said.at(-1), "response.output_text.delta");
   });
 }
+
+test("a stream that said why it stopped is whole", async () => {
+  const asked = { stream: true };
+  const finishes = [];
+  const stream = await ask(faults, scripted("cut-after-the-last-word").name, asked);
+  for await (const chunk of stream) finishes.push(chunk.choices[0].finish_reason);
+  assert.deepEqual(finishes, [null, "stop"]);
+});
 
 test("what the client sent is what the upstream gets", async () => {
   const reply = await ask(faults, "origin/echo", { zest: { deep: [1, "ø"] } });

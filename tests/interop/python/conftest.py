@@ -32,6 +32,11 @@ def claude():
     return anthropic.Anthropic(base_url=DEMO, api_key=DEMO_KEY, timeout=PATIENCE)
 
 
+@pytest.fixture(scope="session")
+def claude_faults():
+    return anthropic.Anthropic(base_url=FAULTS, api_key=KEY, timeout=PATIENCE)
+
+
 class Scripted:
     """A model of the origin whose calls are counted apart from those of every other test."""
 

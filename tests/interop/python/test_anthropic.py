@@ -103,3 +103,55 @@ def test_a_broken_stream_is_never_a_short_answer(claude, fault):
         ) as stream:
             said.extend(stream.text_stream)
     assert "".join(said).startswith("You said:")
+
+
+BROKEN_STREAMS = [
+    "error-mid-stream",
+    "truncated",
+    "cut",
+    "cut-in-an-event",
+    "short-chunk-mid-stream",
+    "garbled",
+    "stalled",
+]
+
+
+@pytest.mark.parametrize("script", BROKEN_STREAMS)
+def test_a_stream_that_breaks_raises_after_what_it_said(claude_faults, scripted, script):
+    model, said = scripted(script), []
+    with pytest.raises(anthropic.APIError) as caught:
+        with claude_faults.messages.stream(
+            model=model.name, max_tokens=9, messages=QUESTION
+        ) as stream:
+            said.extend(stream.text_stream)
+    assert "".join(said).startswith("Half a")
+    assert caught.value.message
+    assert model.hits() == 1, "a retry never follows the first token"
+
+
+@pytest.mark.parametrize("script", ["status-503", "comments-then-error", "comments-then-cut", "empty-stream"])
+def test_a_stream_that_fails_before_its_first_word_has_a_true_status(
+    claude_faults, scripted, script
+):
+    model = scripted(script)
+    with pytest.raises(anthropic.InternalServerError) as caught:
+        ask(claude_faults, model.name, stream=True)
+    assert caught.value.status_code == 502
+    assert caught.value.body["error"]["type"] == "api_error"
+    assert model.hits() == 2, "once each upstream"
+
+
+@pytest.mark.parametrize("script", ["closed", "half-body", "padded-error-in-200"])
+def test_failing_upstreams_are_a_server_error_not_repeated(claude_faults, scripted, script):
+    model = scripted(script)
+    with pytest.raises(anthropic.InternalServerError) as caught:
+        ask(claude_faults, model.name)
+    assert caught.value.status_code == 502
+    assert model.hits() == 2, "once each upstream"
+
+
+def test_upstreams_at_their_limit_are_a_rate_limit_error(claude_faults, scripted):
+    with pytest.raises(anthropic.RateLimitError) as caught:
+        ask(claude_faults.with_options(max_retries=0), scripted("limited").name)
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+    assert caught.value.body["error"]["type"] == "rate_limit_error"

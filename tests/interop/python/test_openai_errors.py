@@ -1,5 +1,6 @@
 """The official OpenAI SDK against failing upstreams: each failure has its class, none is silent."""
 
+import asyncio
 import json
 import os
 import socket
@@ -56,28 +57,91 @@ def test_the_upstreams_own_refusal_arrives_as_it_was(faults, scripted):
     assert model.hits() == 1
 
 
+def test_upstreams_whose_credential_is_refused_are_no_fault_of_the_caller(faults, scripted):
+    for script in ("status-401", "status-402"):
+        model = scripted(script)
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask(faults, model.name)
+        assert (caught.value.status_code, caught.value.code) == (502, "upstream_error")
+        assert model.hits() == 2, "once each upstream"
+
+
 def test_upstreams_at_their_limit_are_a_rate_limit_error(faults, scripted):
-    model = scripted("status-429")
+    model = scripted("limited")
     with pytest.raises(openai.RateLimitError) as caught:
         ask(faults, model.name)
-    assert int(caught.value.response.headers["retry-after"]) >= 1
+    assert 25 <= int(caught.value.response.headers["retry-after"]) <= 30
+    assert caught.value.code == "rate_limit_exceeded"
     assert model.hits() == 2, "once each upstream: x-should-retry holds the SDK's retries back"
+    with pytest.raises(openai.RateLimitError) as caught:
+        ask(faults.with_options(max_retries=0), model.name, stream=True)
+    assert 1 <= int(caught.value.response.headers["retry-after"]) <= 30
+    assert model.hits() == 2, "an upstream that said for how long is not asked meanwhile"
 
 
-@pytest.mark.parametrize("script", ["status-500", "status-503", "status-529", "half-body"])
+BROKEN_REPLIES = [
+    "status-500",
+    "status-503",
+    "status-529",
+    "closed",
+    "reset",
+    "half-body",
+    "short-chunk",
+    "error-in-200",
+    "padded-error-in-200",
+    "gzip-cut",
+]
+
+
+@pytest.mark.parametrize("script", BROKEN_REPLIES)
 def test_failing_upstreams_are_a_server_error_not_repeated(faults, scripted, script):
     model = scripted(script)
     with pytest.raises(openai.InternalServerError) as caught:
         ask(faults, model.name)
     assert caught.value.response.headers["x-should-retry"] == "false"
-    assert caught.value.code == "upstream_error"
+    assert (caught.value.status_code, caught.value.code) == (502, "upstream_error")
     assert model.hits() == 2, "once each upstream"
 
 
-def test_an_error_inside_a_200_is_an_error(faults, scripted):
-    for stream in (False, True):
-        with pytest.raises(openai.InternalServerError):
-            ask(faults, scripted("error-in-200").name, stream=stream)
+BROKEN_STARTS = [
+    "status-503",
+    "closed",
+    "reset",
+    "error-in-200",
+    "padded-error-in-200",
+    "comments-then-error",
+    "comments-then-cut",
+    "empty-stream",
+]
+
+
+@pytest.mark.parametrize("script", BROKEN_STARTS)
+def test_a_stream_that_fails_before_its_first_word_has_a_true_status(faults, scripted, script):
+    model = scripted(script)
+    with pytest.raises(openai.InternalServerError) as caught:
+        list(ask(faults, model.name, stream=True))
+    assert (caught.value.status_code, caught.value.code) == (502, "upstream_error")
+    assert model.hits() == 2, "once each upstream"
+
+
+def test_a_large_reply_that_is_cut_is_a_connection_error(faults, scripted):
+    model = scripted("half-of-a-large-body")
+    with pytest.raises(openai.APIConnectionError):
+        ask(faults.with_options(max_retries=0), model.name)
+    assert model.hits() == 1, "so much had been sent on that nobody else could be asked"
+
+
+def test_a_reply_compressed_unasked_arrives(faults, scripted):
+    model = scripted("gzip")
+    assert ask(faults, model.name).choices[0].message.content == "Whole"
+    said = [chunk.choices[0].delta.content for chunk in ask(faults, model.name, stream=True)]
+    assert said == ["Whole", None]
+
+
+def test_a_compressed_stream_that_is_cut_raises(faults, scripted):
+    # Nothing can be put into a compressed stream, so its connection is cut.
+    with pytest.raises(openai.APIError):
+        list(ask(faults, scripted("gzip-cut").name, stream=True))
 
 
 def test_a_silent_upstream_is_a_gateway_timeout(faults, scripted):
@@ -101,15 +165,62 @@ def test_a_gateway_that_is_not_there_is_a_connection_error(faults):
             ask(faults.with_options(base_url=nobody, max_retries=0), "origin/echo")
 
 
-@pytest.mark.parametrize("script", ["error-mid-stream", "truncated", "cut", "stalled"])
+BROKEN_STREAMS = [
+    "error-mid-stream",
+    "truncated",
+    "cut",
+    "cut-in-an-event",
+    "short-chunk-mid-stream",
+    "garbled",
+    "stalled",
+]
+
+
+@pytest.mark.parametrize("script", BROKEN_STREAMS)
 def test_a_stream_that_breaks_raises_after_what_it_said(faults, scripted, script):
     model, said = scripted(script), []
     with pytest.raises(openai.APIError) as caught:
         for chunk in ask(faults, model.name, stream=True):
             said.append(chunk.choices[0].delta.content)
-    assert said[0] == "Half a"
+    assert "".join(said).startswith("Half a")
     assert caught.value.message
     assert model.hits() == 1, "a retry never follows the first token"
+
+
+# `response.failed` is an event that this SDK hands on; a caller reads its status.
+@pytest.mark.parametrize("script", [name for name in BROKEN_STREAMS if name != "error-mid-stream"])
+def test_a_response_that_breaks_raises_after_what_it_said(faults, scripted, script):
+    model, said = scripted(script), []
+    with pytest.raises(openai.APIError):
+        for event in faults.responses.create(model=model.name, input="Where is Oslo?", stream=True):
+            said.append(event.type)
+    assert said[-1] == "response.output_text.delta"
+    assert model.hits() == 1
+
+
+def test_a_response_that_fails_says_so(faults, scripted):
+    model = scripted("error-mid-stream").name
+    events = list(faults.responses.create(model=model, input="Where is Oslo?", stream=True))
+    assert (events[-1].type, events[-1].response.status) == ("response.failed", "failed")
+
+
+def test_an_asynchronous_stream_that_breaks_raises_too(faults, scripted):
+    async def read(script):
+        client = openai.AsyncOpenAI(base_url=faults.base_url, api_key=faults.api_key)
+        async with client:
+            async for _ in await ask(client, scripted(script).name, stream=True):
+                pass
+
+    for script in ("cut", "truncated"):
+        with pytest.raises(openai.APIError):
+            asyncio.run(read(script))
+
+
+def test_a_stream_that_said_why_it_stopped_is_whole(faults, scripted):
+    model = scripted("cut-after-the-last-word")
+    said = list(ask(faults, model.name, stream=True))
+    assert said[0].choices[0].delta.content == "Whole"
+    assert said[-1].choices[0].finish_reason == "stop"
 
 
 def test_what_the_client_sent_is_what_the_upstream_gets(faults):
