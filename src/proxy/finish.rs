@@ -27,7 +27,7 @@ pub(super) fn finish(ctx: &mut Ctx) {
     ctx.shared.metrics.observe(&exchange);
     ctx.shared.access_log.write(&exchange);
     if let Some(trace) = traced::finished(ctx, exchange, reading) {
-        ctx.shared.delivery.hand_over(trace);
+        traced::hand_over(&ctx.shared, trace);
     }
 }
 

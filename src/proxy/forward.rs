@@ -6,6 +6,7 @@ use super::clock::Clock;
 use super::connectors::Connectors;
 use super::context::Call;
 use super::judge::Failure;
+use super::traced::TRACEPARENT;
 use crate::telemetry::metrics::Outcome;
 use crate::upstream::Upstream;
 use http::header::{
@@ -148,8 +149,7 @@ static OPENROUTER: [HeaderName; 10] = [
 /// Headers of the caller that mean something to OpenAI alone; n8n sends an empty one.
 static OPENAI: [HeaderName; 2] =
     [HeaderName::from_static("openai-organization"), HeaderName::from_static("openai-project")];
-/// W3C Trace Context. What a caller sends is no use upstream without the span between, which is ours.
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Vendors' part of W3C Trace Context, which goes with a `traceparent`.
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");

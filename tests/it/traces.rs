@@ -208,6 +208,21 @@ async fn a_key_may_keep_its_prompts_and_a_caller_a_call_to_itself() {
 }
 
 #[tokio::test]
+async fn many_large_bodies_at_once_are_all_traced() {
+    let (_origin, collector, gateway) = started("").await;
+    let body = json!({ "model": "m", "messages": ["x".repeat(20 << 20)] }).to_string();
+    let request = Request::post(CHAT, &json!(0)).json_text(Bytes::from(body));
+    let (one, two, three) =
+        tokio::join!(gateway.call(&request), gateway.call(&request), gateway.call(&request));
+    for reply in [one, two, three] {
+        reply.assert_ok();
+    }
+    for span in collector.has(3).await {
+        assert!(get(&span, INPUT).contains("bytes cut"));
+    }
+}
+
+#[tokio::test]
 async fn a_large_body_is_let_go_of_while_its_stream_goes_on() {
     let (origin, collector, gateway) = started(", max_field: 4KiB").await;
     let first = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";

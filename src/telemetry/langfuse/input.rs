@@ -56,9 +56,15 @@ impl Input {
     /// Bytes it keeps alive, about.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let body = self.unread();
         let shown = self.shown.get();
         body + shown.map_or(0, |shown| shown.input.len() + shown.parameters.len())
+    }
+
+    /// Bytes of a body that nobody has looked through yet.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// What is shown of it, made at the first call: that takes as long as reading it all, so it is
@@ -296,7 +302,7 @@ mod tests {
         let input = Input::new(body, 1_000, None, Arc::new(Secrets::default()));
         assert!(input.bytes() > 100_000);
         input.shown();
-        assert!(input.bytes() < 2_000);
+        assert!(input.bytes() < 2_000 && input.unread() == 0);
         assert!(!format!("{input:?}").contains("xxx"));
     }
 
