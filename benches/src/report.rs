@@ -198,7 +198,8 @@ impl Results {
         if out.is_empty() {
             return out;
         }
-        let head = "| work | Cirque | with Langfuse | adds | aim | met |\n|---|--:|--:|--:|---|---|\n";
+        let head =
+            "| work | Cirque | with Langfuse | adds | aim | met |\n|---|--:|--:|--:|---|---|\n";
         format!("\n{head}{out}")
     }
 

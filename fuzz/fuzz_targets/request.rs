@@ -36,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
     edits.replace(facts.model_span, json_string("other"));
     edits.replace(facts.object_start..facts.object_start, Bytes::from_static(b"\"new\":1,"));
     if let Some(format) = facts.response_format {
-        edits.replace(format.removal, Bytes::new());
+        edits.remove([&format.place]);
     }
     let after: Vec<u8> =
         edits.apply(&Bytes::copy_from_slice(body)).iter().flatten().copied().collect();

@@ -27,9 +27,10 @@ const KEY: &str = "n8n\\key\"";
 const UPSTREAM_KEY: &str = "u001fabc";
 
 fn destination(max_field: usize) -> Arc<Destination> {
-    let otlp: OtlpConfig =
-        serde_json::from_value(json!({ "endpoint": "http://a", "max_field": format!("{max_field}") }))
-            .expect("a good configuration");
+    let otlp: OtlpConfig = serde_json::from_value(
+        json!({ "endpoint": "http://a", "max_field": format!("{max_field}") }),
+    )
+    .expect("a good configuration");
     let telemetry = TelemetryConfig { otlp: OneOrMany::One(otlp) };
     Destination::all(&Default::default(), &telemetry).remove(0)
 }
