@@ -111,7 +111,7 @@ fn the_estimate_is_near_for_what_people_and_programs_write() {
         let prompt = prompt::estimate(body.to_string().as_bytes()).most;
         println!("{name:40} real {fewest:5} to {most:5}, estimate {estimate:5}, prompt {prompt:5}");
         // Tokenizers differ by up to three times where an alphabet is not Latin.
-        let is_near = estimate * 100 >= most * 75 && estimate * 100 <= most * 140;
+        let is_near = estimate * 100 >= most * 75 && estimate * 100 <= most * 150;
         // What reserves money is not below either of them, and not twice the dearer one.
         let is_enough = prompt >= most && prompt <= 2 * most + 64;
         if !is_near || !is_enough {

@@ -32,20 +32,22 @@ impl Admin {
         Self { current, metrics, limits, reloader }
     }
 
-    /// Whether calls can be served: not draining, and an upstream is held for good.
+    /// Whether calls can be served: not draining, and an upstream may be asked.
     fn is_ready(&self) -> bool {
         let now = self.current.begun.elapsed();
-        !self.current.is_draining()
-            && self.current.pin().upstreams.iter().any(|u| u.is_healthy(now))
+        !self.current.is_draining() && self.current.pin().upstreams.iter().any(|u| u.may_serve(now))
     }
 
     /// The metrics page. What follows from state kept elsewhere is read when it is asked for.
     fn metrics(&self) -> Vec<u8> {
         let now = self.current.begun.elapsed();
+        self.metrics.forget_upstreams();
         for upstream in &self.current.pin().upstreams {
-            self.metrics.upstream_healthy(&upstream.name, upstream.is_healthy(now));
+            self.metrics.upstream_healthy(&upstream.name, upstream.is_healthy());
             for (kind, left) in upstream.live.quota.left(now) {
-                self.metrics.upstream_quota(&upstream.name, kind, left);
+                if let Some(left) = left {
+                    self.metrics.upstream_quota(&upstream.name, kind, left);
+                }
             }
         }
         self.tell_limits();

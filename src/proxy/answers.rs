@@ -192,7 +192,7 @@ fn upstream(upstream: &Upstream, now: Duration) -> Value {
     let known = live.quota.left(now).into_iter().filter_map(|(kind, left)| Some((kind, left?)));
     json!({
         "name": upstream.name,
-        "healthy": upstream.is_healthy(now),
+        "healthy": upstream.is_healthy(),
         "state": state,
         "inflight": live.inflight(),
         "ewma_ms": live.ewma_ms(),

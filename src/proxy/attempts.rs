@@ -17,7 +17,6 @@ use crate::routing::{self, RetryBudget, Route};
 use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::config::OnDisconnect;
-use crate::upstream::live::CallGuard;
 use crate::upstream::{Trouble, Upstream, quota};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
@@ -27,6 +26,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How many stale pooled connections one attempt may meet before it counts as failed.
 const STALE_CONNECTIONS: usize = 3;
+/// How long a model rests that lacks capacity, where nobody says how long.
+const SHORT_REST: Duration = Duration::from_secs(1);
 /// How long the body of an error may take that comes after its header: it is there at once, or not
 /// worth the caller's time.
 const ERROR_BODY: Duration = Duration::from_secs(1);
@@ -56,7 +57,7 @@ async fn attempts(
     let Some(route) = snapshot.routes.get(call.route) else {
         return Err(judge::verdict(&[], Nobody::Asked).into());
     };
-    route.budget.deposit();
+    route.budget.deposit(ctx.uptime());
     let mut failures = Vec::new();
     let mut round = Round::new(snapshot, route, ctx);
     let asked = go_round(caller, ctx, call, (&mut round, &route.budget), &mut failures).await;
@@ -105,10 +106,13 @@ async fn go_round(
             Err(Interrupted::CallerGone) => return ControlFlow::Break(Err(Ended::CallerGone)),
             Err(Interrupted::Expired(_)) => return ControlFlow::Continue(Nobody::Asked),
         }
-        match attempt(caller, ctx, call, (upstream, place)).await {
+        let attempted = attempt(caller, ctx, call, upstream).await;
+        match attempted {
             Ok(relayed) => return ControlFlow::Break(conclude(ctx, upstream, &relayed)),
             Err(Stopped::Failed(failure)) => {
                 blame(ctx, upstream, &failure);
+                // Only now: a trial must not look open before its verdict is known.
+                drop(place);
                 round.failed(upstream, &failure);
                 failures.push(failure);
                 if caller.is_gone() {
@@ -131,7 +135,9 @@ fn may_retry(ctx: &Ctx, upstream: &Upstream, budget: &RetryBudget, last: Option<
         return false;
     }
     if !failure.is_without_load() && !budget.withdraw(ctx.uptime()) {
-        tracing::warn!(upstream = %from, "no retry: the retry budget is spent");
+        if budget.is_first_refusal() {
+            tracing::warn!(upstream = %from, "no retry: the retry budget is spent");
+        }
         return false;
     }
     if *from != upstream.name {
@@ -149,21 +155,27 @@ async fn rest(
 ) -> Result<(), Interrupted> {
     let Some(pause) = pause else { return Ok(()) };
     let mut clock = Clock::new(&upstream.config.timeouts, ctx.begun);
-    caller.until(&mut clock, tokio::time::sleep(pause)).await
+    caller.until(&mut clock, tokio::time::sleep(pause)).await?;
+    // One that left during the pause is not called for, even where a reply would be read to its end.
+    if caller.is_gone() { Err(Interrupted::CallerGone) } else { Ok(()) }
 }
 
 /// An attempt has failed: everybody learns of it whom it concerns.
 fn blame(ctx: &mut Ctx, upstream: &Upstream, failure: &Failure) {
-    let now = ctx.uptime();
-    if let (true, Some(wish), Some((_, model))) =
-        (failure.is_of_model, failure.retry_after, &ctx.outcome.trying)
-    {
-        upstream.live.model_rests(model, wish, now);
-    } else {
-        upstream.rests(failure.retry_after, failure.status == Some(429), now);
+    let (begun, now) = (ctx.trying_since(), ctx.uptime());
+    match &ctx.outcome.trying {
+        Some((_, model)) if failure.is_of_model => {
+            upstream.live.model_rests(model, failure.retry_after.unwrap_or(SHORT_REST), now);
+        }
+        // Who has no credit left needs no rest but a person.
+        _ if failure.trouble == Some(Trouble::Refused) => {}
+        _ => upstream.rests(failure.retry_after, failure.status == Some(429), now),
+    }
+    if failure.trouble.is_some() {
+        upstream.live.observe_failure(now.saturating_sub(begun), now);
     }
     ctx.tried(failure.outcome, Some(&failure.what));
-    upstream.failed(failure.trouble, &failure.what, now);
+    upstream.failed(failure.trouble, &failure.what, (begun, now));
 }
 
 /// What remains once the reply has been relayed, whole or not.
@@ -180,9 +192,13 @@ fn conclude(ctx: &mut Ctx, upstream: &Upstream, relayed: &Relayed) -> Result<(),
         Relayed::Broken { reason, code, in_band } => {
             let what = format!("stream broken: {}", reason.as_str());
             ctx.shared.metrics.stream_broken(&upstream.name, reason);
-            // Only `total` ends a stream by a timeout of ours, and no upstream is ill for that.
-            let trouble = (reason != Broken::Timeout).then_some(Trouble::Failed);
-            upstream.failed(trouble, &what, ctx.uptime());
+            let trouble = match (reason, &ctx.outcome.reading.fault) {
+                // Only `total` ends a stream by a timeout of ours, and no upstream is ill for that.
+                (Broken::Timeout, _) => None,
+                (Broken::ErrorBody, Some(fault)) => Failure::error_body(fault, "").trouble,
+                _ => Some(Trouble::Failed),
+            };
+            upstream.failed(trouble, &what, (ctx.trying_since(), ctx.uptime()));
             ctx.tried(Outcome::StreamBroken, Some(&what));
             ctx.traced.told(&what);
             ctx.outcome.error_code = Some(code);
@@ -213,11 +229,12 @@ async fn attempt(
     caller: &mut Caller<'_>,
     ctx: &mut Ctx,
     call: &mut Call,
-    (upstream, _place): (&Arc<Upstream>, CallGuard),
+    upstream: &Arc<Upstream>,
 ) -> Result<Relayed, Stopped> {
     let _gauge = ctx.shared.metrics.upstream_inflight(&upstream.name);
     ctx.attempt_begins(upstream, call.model());
-    caller.drain = upstream.config.on_disconnect == OnDisconnect::Drain;
+    // Until the call is out there is nothing to be billed, and nothing to be read on for.
+    caller.drain = false;
     let mut clock = Clock::new(&upstream.config.timeouts, ctx.begun);
     let (mut connection, header) = reach(caller, ctx, call, upstream, &mut clock).await?;
     let reply = Reply { connection: &mut connection, header, upstream };
@@ -234,7 +251,7 @@ async fn attempt(
 /// is no failure of the upstream: the call goes out again on another one.
 async fn reach(
     caller: &mut Caller<'_>,
-    ctx: &Ctx,
+    ctx: &mut Ctx,
     call: &Call,
     upstream: &Upstream,
     clock: &mut Clock,
@@ -247,9 +264,8 @@ async fn reach(
         let answered = talk(caller, ctx, call, upstream, (&mut connection, clock)).await;
         match answered {
             Ok(header) => {
-                let now = ctx.uptime();
-                upstream.live.observe_latency(begun.elapsed(), now);
-                upstream.live.quota.read(&header.headers, now, SystemTime::now());
+                ctx.outcome.header_after = Some(begun.elapsed());
+                upstream.live.quota.read(&header.headers, ctx.uptime(), SystemTime::now());
                 return Ok((connection, header));
             }
             Err(stopped) => {
@@ -257,7 +273,6 @@ async fn reach(
                     && matches!(&stopped, Stopped::Failed(failure) if failure.may_be_stale);
                 if matches!(&stopped, Stopped::Failed(f) if f.outcome == Outcome::Timeout) {
                     connection.retire();
-                    upstream.live.observe_timeout(begun.elapsed(), ctx.uptime());
                 }
                 connection.discard(connectors).await;
                 stale += usize::from(dead);
@@ -288,6 +303,7 @@ async fn talk(
     }
     clock.request_sent(&upstream.config.timeouts, call.stream(), Instant::now());
     send::send(connection, request, &body, caller, clock).await?;
+    caller.drain = upstream.config.on_disconnect == OnDisconnect::Drain;
     drop(body);
     // A large body may have taken long to send; the wait for its reply begins here.
     clock.request_sent(&upstream.config.timeouts, call.stream(), Instant::now());
@@ -344,7 +360,12 @@ async fn refused(
     let Ok(held) = tokio::time::timeout(ERROR_BODY, reading).await else {
         return Err(failure.into());
     };
-    let held = held?;
+    let held = match held {
+        Ok(held) => held,
+        Err(Stopped::CallerGone) => return Err(Stopped::CallerGone),
+        // The status has been said, whatever became of the words behind it.
+        Err(Stopped::Failed(_)) => return Err(failure.into()),
+    };
     let body = held.pieces.concat();
     if status == 403 && judge::is_moderation(&body) {
         return plain::plain(caller, ctx, call, reply, clock, Some(held)).await;

@@ -64,7 +64,10 @@ fn settled(ctx: &Ctx, admission: Admission, reading: &Reading) -> Option<Cost> {
     let models = ctx.shared.current.models.load();
     let pricing = Pricing { snapshot: &ctx.snapshot, models: &models };
     let asked = outcome.fallback_model.as_deref().unwrap_or(permit.model());
-    let sent = outcome.tries.last().map_or(asked, |attempt| &attempt.model);
+    // The call under way is among those tried only once it has ended.
+    let last = || outcome.tries.last().map(|attempt| &attempt.model);
+    let sent = outcome.trying.as_ref().map(|(_, model)| model).or_else(last);
+    let sent = sent.map_or(asked, String::as_str);
     let bill = bill(&used, || pricing.rates([asked, sent]));
     drop(models);
     let Some(bill) = bill else {

@@ -173,7 +173,7 @@ impl<'s> Caller<'s> {
             let header = self.signature.stream_header(self.is_http11());
             self.begin(header).await?;
         }
-        self.write(COMMENT, false).await
+        self.write_within_a_wait(COMMENT, false).await
     }
 
     /// From here on the reply is no stream: nothing is put in and nothing taken out.
@@ -234,14 +234,20 @@ impl<'s> Caller<'s> {
     }
 
     async fn write(&mut self, bytes: Bytes, end: bool) -> Result<(), Interrupted> {
+        let since = Instant::now();
+        let written = self.write_within_a_wait(bytes, end).await;
+        self.waited += since.elapsed();
+        written
+    }
+
+    /// Writes without counting the time as waited: the wait around it does.
+    async fn write_within_a_wait(&mut self, bytes: Bytes, end: bool) -> Result<(), Interrupted> {
         if self.is_gone() {
             return Ok(());
         }
         let length = bytes.len() as u64;
-        let since = Instant::now();
         let written = self.session.write_response_body(bytes, end).await;
         self.silent_since = Instant::now();
-        self.waited += since.elapsed();
         match written {
             Ok(()) => {
                 self.bytes_out += length;

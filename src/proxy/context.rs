@@ -125,6 +125,8 @@ pub(super) struct Outcome {
     pub(super) tries: Vec<Attempt>,
     /// When the call under way began, and the model it names.
     pub(super) trying: Option<(Instant, String)>,
+    /// How long its reply's header took.
+    pub(super) header_after: Option<Duration>,
     /// Request body bytes read.
     pub(super) bytes_in: u64,
     /// Reply body bytes written.
@@ -257,6 +259,7 @@ impl Ctx {
     /// An upstream call begins; `model` is the caller's name of the model it is asked for.
     pub(super) fn attempt_begins(&mut self, upstream: &Upstream, model: &str) {
         self.outcome.attempts += 1;
+        self.outcome.header_after = None;
         if let Some(admission) = &mut self.admission {
             admission.permit.goes_out();
         }
@@ -270,9 +273,16 @@ impl Ctx {
     /// The reply of the upstream call under way proved good.
     pub(super) fn proved_good(&self, upstream: &Upstream) {
         let now = self.uptime();
-        let took =
-            self.outcome.trying.as_ref().map_or(Duration::ZERO, |(begun, _)| begun.elapsed());
-        upstream.succeeded(now.saturating_sub(took), now);
+        if let Some(took) = self.outcome.header_after {
+            upstream.live.observe_latency(took, now);
+        }
+        upstream.succeeded(self.trying_since(), now);
+    }
+
+    /// When the upstream call under way began, on the clock of [`Self::uptime`].
+    pub(super) fn trying_since(&self) -> Duration {
+        let begun = self.outcome.trying.as_ref().map_or_else(Instant::now, |(begun, _)| *begun);
+        begun.saturating_duration_since(self.shared.current.begun)
     }
 
     /// The upstream call under way ended; `what` says in our words how it failed.

@@ -8,7 +8,7 @@ use super::context::Call;
 use super::judge::Failure;
 use super::traced::TRACEPARENT;
 use crate::telemetry::metrics::Outcome;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, provider};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
     USER_AGENT,
@@ -17,6 +17,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Why an attempt did not end in a reply.
 #[derive(Debug)]
@@ -113,13 +114,18 @@ pub(super) async fn connect(
         peers = upstream.peers.in_turn();
     }
     let mut failure = Failure::new(Outcome::ConnectError, "its name has no address");
+    // One time for all addresses together: a name may have many, in a zone that is gone.
+    let deadline = Instant::now() + upstream.config.timeouts.connect.0;
     for peer in peers {
-        match caller.until(clock, connectors.connect(&peer)).await? {
-            Ok((session, reused)) => {
+        let connecting = tokio::time::timeout_at(deadline.into(), connectors.connect(&peer));
+        match caller.until(clock, connecting).await? {
+            Ok(Ok((session, reused))) => {
                 return Ok(Connection { session, reused, request_whole: false, peer });
             }
-            Err(error) => failure = Failure::of(&error),
+            Ok(Err(error)) => failure = Failure::of(&error),
+            Err(_) => failure = Failure::unconnected(),
         }
+        upstream.peers.put_last(&peer);
     }
     Err(failure.into())
 }
@@ -152,10 +158,11 @@ static OPENAI: [HeaderName; 2] =
 /// Vendors' part of W3C Trace Context, which goes with a `traceparent`.
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
-const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static(provider::ANTHROPIC_VERSION.0);
 
 /// What Anthropic's own API asks for where the caller, an OpenAI client, names none.
-const DEFAULT_ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+const DEFAULT_ANTHROPIC_VERSION: HeaderValue =
+    HeaderValue::from_static(provider::ANTHROPIC_VERSION.1);
 
 /// Builds the request header for one upstream. Nothing of the caller's gets in but what is listed,
 /// so its key, its cookies and its framing stay out.
@@ -194,7 +201,7 @@ pub(super) fn request(
     {
         request.insert_header(SESSION_ID, id)?;
     }
-    if row.credential == crate::upstream::provider::Credential::XApiKey
+    if row.credential == provider::Credential::XApiKey
         && !request.headers.contains_key(ANTHROPIC_VERSION)
     {
         request.insert_header(ANTHROPIC_VERSION, DEFAULT_ANTHROPIC_VERSION)?;

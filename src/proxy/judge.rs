@@ -41,6 +41,8 @@ pub(super) struct Failure {
     pub(super) trouble: Option<Trouble>,
     /// Whether it concerns one model and not the upstream: that of those behind a router.
     pub(super) is_of_model: bool,
+    /// Whether it failed before a connection stood.
+    pub(super) is_unconnected: bool,
     /// Whether a connection that had served before may have been dead before this call: closed
     /// without a byte of a reply, or refused by the other side's HTTP/2 before any work was done.
     pub(super) may_be_stale: bool,
@@ -60,6 +62,7 @@ impl Failure {
             what: what.into(),
             trouble: Some(Trouble::Failed),
             is_of_model: false,
+            is_unconnected: false,
             may_be_stale: false,
         }
     }
@@ -91,7 +94,13 @@ impl Failure {
     /// Whether the attempt put no load on any upstream, so that going on to the next one multiplies
     /// nothing and the retry budget need not pay for it.
     pub(super) fn is_without_load(&self) -> bool {
-        matches!(self.outcome, Outcome::ConnectError | Outcome::TlsError)
+        self.is_unconnected || matches!(self.outcome, Outcome::ConnectError | Outcome::TlsError)
+    }
+
+    /// No connection within the time for one.
+    pub(super) fn unconnected() -> Self {
+        let failure = Self::new(Outcome::Timeout, "no connection within connect");
+        Self { is_unconnected: true, ..failure }
     }
 
     /// Whether the same upstream may do better a moment later, and how long it wants to be left
@@ -133,11 +142,9 @@ impl Failure {
         let may_be_stale = matches!(error.retry, RetryType::ReusedOnly | RetryType::Decided(true))
             && *error.etype() != ErrorType::InvalidH2;
         let failure = match error.etype() {
-            ErrorType::ConnectTimedout => {
-                Self::new(Outcome::Timeout, "no connection within connect")
-            }
+            ErrorType::ConnectTimedout => Self::unconnected(),
             ErrorType::TLSHandshakeTimedout => {
-                Self::new(Outcome::Timeout, "no TLS handshake within connect")
+                Self { what: "no TLS handshake within connect".into(), ..Self::unconnected() }
             }
             ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError => {
                 Self::new(Outcome::TlsError, "the TLS handshake failed")
@@ -202,8 +209,10 @@ pub(super) fn is_out_of_quota(body: &[u8]) -> bool {
 /// a date.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    if let Some(millis) = text("retry-after-ms").and_then(|text| text.parse::<f64>().ok()) {
-        return Duration::try_from_secs_f64(millis / 1_000.0).ok();
+    let millis = text("retry-after-ms").and_then(|text| text.parse::<f64>().ok());
+    let wish = millis.and_then(|millis| Duration::try_from_secs_f64(millis / 1_000.0).ok());
+    if wish.is_some() {
+        return wish;
     }
     let value = text(RETRY_AFTER.as_str())?;
     if let Ok(seconds) = value.parse::<f64>() {

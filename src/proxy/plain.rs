@@ -80,6 +80,8 @@ pub(super) async fn plain(
     } else {
         Some(tap)
     };
+    // An error's first words are enough; what follows them could hold anything.
+    let ended = ended || (outcome != Outcome::Ok && is_readable);
     if outcome != Outcome::Ok && ended {
         held = vec![in_our_shape(call, &mut reply, &held)];
     }
@@ -95,7 +97,7 @@ pub(super) async fn plain(
     if is_live {
         respond::as_stream(&mut header, caller.is_http11());
     }
-    ctx.outcome.status = Some(status);
+    ctx.outcome.status = (!caller.is_gone()).then_some(status);
     if outcome == Outcome::Ok {
         ctx.proved_good(reply.upstream);
     }
@@ -103,7 +105,7 @@ pub(super) async fn plain(
     let sent = match tap {
         None => finish_plain(caller, ctx, header, held).await,
         Some(mut tap) => {
-            let rest = forward_plain(caller, reply.connection, clock, (header, held), &mut tap);
+            let rest = forward_plain(caller, &mut reply, clock, (header, held), &mut tap);
             let sent = rest.await;
             ctx.outcome.read(tap.finish_counted());
             sent
@@ -209,14 +211,19 @@ fn is_half_json(body: &[u8]) -> bool {
 
 async fn forward_plain(
     caller: &mut Caller<'_>,
-    connection: &mut Connection,
+    reply: &mut Reply<'_>,
     clock: &mut Clock,
     (header, mut pieces): (Box<ResponseHeader>, Vec<Bytes>),
     tap: &mut PlainTap,
 ) -> Result<(), Stopped> {
     caller.pass_untouched();
     caller.begin(header).await?;
+    let may_be_cut = may_be_cut(reply) && !is_encoded(&reply.header);
+    let connection = &mut *reply.connection;
+    let mut last = None;
     loop {
+        let mut ends = pieces.iter().rev().flat_map(|piece| piece.iter().rev());
+        last = ends.find(|byte| !byte.is_ascii_whitespace()).copied().or(last);
         caller.send(&mut pieces).await?;
         if connection.session.response_done() {
             break;
@@ -226,6 +233,9 @@ async fn forward_plain(
         clock.data_came(Instant::now(), None);
         tap.push(&piece);
         pieces.push(piece);
+    }
+    if may_be_cut && !matches!(last, Some(b'}' | b']')) {
+        return Err(Failure::new(Outcome::Reset, "the reply was cut").into());
     }
     Ok(caller.end().await?)
 }

@@ -11,6 +11,7 @@ use super::headers::reply_header;
 use super::judge::Failure;
 use super::respond;
 use crate::error::{Kind, Rejection};
+use crate::protocol::done::DoneFilter;
 use crate::protocol::errors;
 use crate::protocol::length::{self, SoFar};
 use crate::protocol::tap::StreamTap;
@@ -91,7 +92,7 @@ pub(super) async fn stream(
     reply: Reply<'_>,
     clock: &mut Clock,
 ) -> Result<Relayed, Stopped> {
-    let mut tap = StreamTap::new(call.dialect).keeping(ctx.traced.capture);
+    let mut tap = StreamTap::new(call.dialect).of(call.facts.choices).keeping(ctx.traced.capture);
     let followed = follow(caller, ctx, call, (reply, clock), &mut tap).await;
     let relayed = match followed {
         Ok(end) => close(caller, ctx, call, &tap, end).await,
@@ -156,10 +157,17 @@ async fn follow(
                 clock.token_came();
                 ctx.outcome.first_token = Some(now);
             }
+            if tap.has_silent_fault() {
+                // No client would notice; and whatever follows, `[DONE]` above all, would hide it.
+                pieces = without_done(pieces);
+                end = Some(End::Clean);
+            }
             if end.is_none() && is_used_up(ctx, tap) {
                 end = Some(End::Reserved);
             }
-            let is_whole = end.is_some() && (tap.is_complete() || tap.fault().is_some());
+            // Only its last empty line may be missing of an event that a clean end leaves open.
+            let is_clean = matches!(end, Some(End::Clean));
+            let is_whole = is_clean && (tap.is_complete() || tap.fault().is_some());
             pieces = send_on(caller, ctx, tap, pieces, (is_whole, hides_usage)).await?;
         }
         if let Some(end) = end {
@@ -186,6 +194,14 @@ async fn send_on(
     }
     caller.send(&mut pieces).await?;
     Ok(half)
+}
+
+/// The pieces, which begin at an event, without the event that says that all is well.
+fn without_done(pieces: Vec<Bytes>) -> Vec<Bytes> {
+    let mut filter = DoneFilter::new();
+    let mut left: Vec<Bytes> = pieces.into_iter().flat_map(|piece| filter.push(piece)).collect();
+    left.extend(filter.finish());
+    left
 }
 
 fn joined(mut pieces: Vec<Bytes>) -> Bytes {
@@ -248,7 +264,7 @@ async fn release(
 ) -> Result<(), Interrupted> {
     call.body = Bytes::new();
     ctx.traced.released();
-    ctx.outcome.status = Some(200);
+    ctx.outcome.status = (!caller.is_gone()).then_some(200);
     ctx.proved_good(reply.upstream);
     if caller.begun {
         return Ok(());
@@ -286,6 +302,16 @@ async fn close(
     end: End,
 ) -> Result<Relayed, Stopped> {
     bill::settle_by(ctx, tap.reading());
+    if tap.has_silent_fault() {
+        let rejection = Rejection::new(
+            Kind::UpstreamError,
+            "the upstream broke off with an error; the answer above is incomplete",
+        );
+        let last_words = errors::in_band(call.dialect, &rejection, caller.between_events);
+        caller.end_with(last_words).await?;
+        let code = Kind::UpstreamError.row().code;
+        return Ok(Relayed::Broken { reason: Broken::ErrorBody, code, in_band: true });
+    }
     if tap.fault().is_some() {
         // The upstream's own error event went through and is the last word.
         caller.end().await?;

@@ -80,7 +80,7 @@ impl<'s> Round<'s> {
                 return Next::Ask { upstream, place, pause: None };
             }
         }
-        self.once_more(now).unwrap_or_else(|| Next::Nobody(self.nobody(model, now)))
+        self.once_more(model, now).unwrap_or_else(|| Next::Nobody(self.nobody(model, now)))
     }
 
     /// An upstream has failed; it may be asked once more where the failure is of a kind that passes.
@@ -114,17 +114,23 @@ impl<'s> Round<'s> {
     }
 
     /// Everybody has been asked: whoever may be asked again soonest.
-    fn once_more(&mut self, now: Duration) -> Option<Next<'s>> {
+    fn once_more(&mut self, model: &str, now: Duration) -> Option<Next<'s>> {
         let snapshot = self.snapshot;
         loop {
             let may = self.asked.iter_mut().filter(|asked| asked.again.is_some());
             let asked = may.min_by_key(|asked| asked.again)?;
             let wish = asked.again.take()?;
             let upstream = snapshot.upstreams.get(asked.position)?;
+            let pause = wish + rand::random_range(SHORTEST_PAUSE..LONGEST_PAUSE);
+            // Another call may have been told meanwhile to leave it alone for longer.
+            if let Standing::RateLimited { until } = standing(upstream, model, now)
+                && until > now + pause
+            {
+                continue;
+            }
             if let Some(place) = upstream.live.enter(upstream.config.max_concurrent, now) {
                 self.left -= 1;
-                let jitter = rand::random_range(SHORTEST_PAUSE..LONGEST_PAUSE);
-                return Some(Next::Ask { upstream, place, pause: Some(wish + jitter) });
+                return Some(Next::Ask { upstream, place, pause: Some(pause) });
             }
         }
     }
@@ -160,7 +166,8 @@ impl<'s> Round<'s> {
 
 /// How an upstream stands towards a call for this model.
 fn standing(upstream: &Upstream, model: &str, now: Duration) -> Standing {
-    match upstream.live.model_rests_until(upstream.model_name(model), now) {
+    let rest = upstream.live.has_resting_models().then(|| upstream.model_name(model));
+    match rest.and_then(|name| upstream.live.model_rests_until(name, now)) {
         Some(until) => Standing::RateLimited { until },
         None => upstream.standing(now),
     }

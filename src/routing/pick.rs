@@ -80,9 +80,11 @@ impl Balancer {
         let best = self.members.iter().filter_map(|m| Some(look(m.position)?.rank)).min()?;
         // What stands so well now may stand better or worse the next moment; either will do.
         let fit = |member: &&Member| look(member.position).is_some_and(|c| c.rank <= best);
-        let start = draw.turn.checked_rem(self.turns.len()).unwrap_or_default();
-        let in_turn = || self.turns.iter().cycle().skip(start).take(self.turns.len());
-        let mut fitting = in_turn().filter_map(|i| self.members.get(*i)).filter(fit);
+        let turns = || self.turns.iter().filter_map(|i| self.members.get(*i)).filter(fit);
+        // Turns are counted among those that may be asked: one that is out would leave all of its
+        // own to its neighbour.
+        let start = draw.turn.checked_rem(turns().count()).unwrap_or_default();
+        let mut fitting = turns().skip(start).chain(turns().take(start));
         let chosen = match (self.balance, draw.session) {
             (Balance::RoundRobin | Balance::Weighted, Some(session)) => {
                 self.of_session(session, fit)
@@ -208,6 +210,23 @@ mod tests {
         let picks: Vec<_> =
             (0..8).filter_map(|turn| balancer.pick(&draw(turn), |_| Some(WELL))).collect();
         assert_eq!(picks, [0, 0, 1, 0, 0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn those_that_are_left_share_the_calls_of_one_that_is_out() {
+        for (balance, weights, wanted) in [
+            (Balance::RoundRobin, [1, 1, 1], [30, 0, 30]),
+            (Balance::Weighted, [1, 5, 2], [20, 0, 40]),
+            (Balance::LeastBusy, [1, 1, 1], [30, 0, 30]),
+        ] {
+            let balancer = balancer(balance, &weights);
+            let mut counts = [0; 3];
+            for turn in 0..60 {
+                let at = balancer.pick(&draw(turn), |at| (at != 1).then_some(WELL)).unwrap();
+                counts[at] += 1;
+            }
+            assert_eq!(counts, wanted, "{balance:?}");
+        }
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub(super) fn snapshot(
     let routes = config.routes.iter().map(|route| Route::new(route, find)).collect();
     let callers: Vec<_> = config.keys.iter().map(|key| (key, caller(key))).collect();
     let accounts = callers.iter().map(|(_, caller)| &caller.account);
+    if let Some(previous) = previous {
+        forget_what_is_void(&upstreams, previous);
+    }
     Ok(Snapshot {
         generation: previous.map_or(1, |previous| previous.generation + 1),
         hash,
@@ -71,13 +74,8 @@ fn upstreams(config: &Config, previous: Option<&Snapshot>) -> Result<Vec<Arc<Ups
     let build = |upstream: &UpstreamConfig| {
         let old = namesake(&upstream.name);
         let live = old.map(|old| Arc::clone(&old.live)).unwrap_or_default();
-        if matches!(upstream.health, HealthConfig::Off(_)) {
-            live.forget_probes();
-        }
-        if old.is_some_and(|old| old.config.api_key != upstream.api_key) {
-            live.forget_ejection();
-        }
-        let new = Upstream::new(upstream.clone(), live)?;
+        let epoch = live.epoch() + u64::from(old.is_some_and(|old| has_other_key(old, upstream)));
+        let new = Upstream::new(upstream.clone(), live, epoch)?;
         // The addresses of another host are not this one's.
         let same_host = old.filter(|old| old.base.host == new.base.host);
         if let Some(known) = same_host.filter(|old| old.peers.is_reachable()) {
@@ -86,6 +84,26 @@ fn upstreams(config: &Config, previous: Option<&Snapshot>) -> Result<Vec<Arc<Ups
         Ok(Arc::new(new))
     };
     config.upstreams.iter().map(build).collect()
+}
+
+fn has_other_key(old: &Upstream, new: &UpstreamConfig) -> bool {
+    old.config.api_key != new.api_key
+}
+
+/// Forgets of shared state what is void under the new configuration. The last step, after all that
+/// may be refused: a rejected reload changes nothing.
+fn forget_what_is_void(upstreams: &[Arc<Upstream>], previous: &Snapshot) {
+    for upstream in upstreams {
+        let Some(old) = previous.upstreams.iter().find(|old| old.name == upstream.name) else {
+            continue;
+        };
+        if matches!(upstream.config.health, HealthConfig::Off(_)) {
+            upstream.live.forget_probes();
+        }
+        if has_other_key(old, &upstream.config) {
+            upstream.live.forget_credential(upstream.live.epoch() + 1);
+        }
+    }
 }
 
 /// Where traces go, and every key that is known, so that none is in them.

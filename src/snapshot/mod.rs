@@ -116,6 +116,12 @@ impl Current {
         self.live.load_full()
     }
 
+    /// Whether this upstream is one of the live snapshot's. One that a reload has replaced lives on
+    /// with the requests that pin it, but has nothing more to say.
+    pub fn has(&self, upstream: &Arc<Upstream>) -> bool {
+        self.live.load().upstreams.iter().any(|live| Arc::ptr_eq(live, upstream))
+    }
+
     /// Why the last reload was refused; `None` after one that was not.
     pub fn last_fault(&self) -> Option<Arc<String>> {
         self.last_fault.load_full()

@@ -3,7 +3,7 @@
 use super::labels::Labels;
 use super::{Current, Snapshot};
 use crate::catalogue::{Catalogue, UpstreamList, UpstreamView};
-use crate::upstream::{Upstream, client};
+use crate::upstream::{Fetcher, Upstream};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -105,18 +105,19 @@ fn view(upstream: &Upstream) -> UpstreamView<'_> {
 
 /// Fetches one upstream's list again and again until the upstream is gone.
 pub async fn keep_fresh(current: Arc<Current>, upstream: Weak<Upstream>) {
-    let mut fetcher = None;
+    let mut fetcher = Fetcher::default();
     let mut first = true;
     let mut retry = RETRY;
     loop {
         let Some(target) = upstream.upgrade() else { return };
-        if fetcher.is_none() {
-            fetcher = client(&target, FETCH);
-        }
-        let fetched = match &fetcher {
+        let fetched = match fetcher.client(&target, FETCH) {
             Some(client) => fetch(client, &target).await,
             None => Err("no HTTP client could be built".to_owned()),
         };
+        if !current.has(&target) {
+            // A reload has put another one in its place, and this list may be another host's.
+            return;
+        }
         let wait = match fetched {
             Ok(list) => {
                 current.models.store(&target, list);

@@ -3,7 +3,7 @@
 use super::Current;
 use crate::upstream::config::{HealthConfig, ProbeConfig};
 use crate::upstream::provider::Probe;
-use crate::upstream::{Upstream, client};
+use crate::upstream::{Fetcher, Upstream};
 use serde_json::Value;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -15,7 +15,7 @@ const JITTER: f64 = 0.1;
 
 /// Probes an upstream until it is gone; ends at once where its probes are off.
 pub(super) async fn keep_probed(current: Arc<Current>, upstream: Weak<Upstream>) {
-    let mut prober = None;
+    let mut prober = Fetcher::default();
     loop {
         let Some(target) = upstream.upgrade() else { return };
         let HealthConfig::On(probe) = target.config.health.clone() else { return };
@@ -23,14 +23,16 @@ pub(super) async fn keep_probed(current: Arc<Current>, upstream: Weak<Upstream>)
             // Nobody can say anything yet. The first resolution ends, well or not.
             target.peers.wait_resolved().await;
         }
-        if prober.is_none() {
-            prober = client(&target, probe.timeout.0);
+        // Without a client nobody has been asked, and nobody is to blame.
+        if let Some(client) = prober.client(&target, probe.timeout.0) {
+            let result = ask(client, &target, &probe, &current).await;
+            if !current.has(&target) {
+                // A reload has put another one in its place, which has a prober of its own.
+                return;
+            }
+            let result = result.as_ref().copied().map_err(String::as_str);
+            target.probed(result, &probe, current.begun.elapsed());
         }
-        let result = match &prober {
-            Some(client) => ask(client, &target, &probe, &current).await,
-            None => Err("no HTTP client could be built".to_owned()),
-        };
-        target.probed(result.as_ref().copied().map_err(String::as_str), &probe);
         drop(target);
         tokio::time::sleep(varied(probe.interval.0, rand::random())).await;
     }
@@ -46,8 +48,10 @@ pub async fn check(current: &Current, upstream: &Upstream) -> Result<(), String>
         HealthConfig::Off(_) => ProbeConfig::default(),
     };
     upstream.peers.wait_resolved().await;
-    let client = client(upstream, probe.timeout.0).ok_or("no HTTP client could be built")?;
-    ask(&client, upstream, &probe, current).await
+    let mut fetcher = Fetcher::default();
+    let client =
+        fetcher.client(upstream, probe.timeout.0).ok_or("no HTTP client could be built")?;
+    ask(client, upstream, &probe, current).await
 }
 
 /// The interval, less or more by up to [`JITTER`]; `chance` is 0 to 1.
@@ -73,19 +77,20 @@ async fn ask(
     upstream.live.quota.read(reply.headers(), current.begun.elapsed(), wall);
     judge(reply.status().as_u16(), probe.path.is_some())?;
     if path.ends_with("/key")
-        && let Some(usd) = credits(reply).await
+        && let Some(answer) = credits(reply).await
     {
-        upstream.live.quota.set_credits(usd);
+        upstream.live.quota.set_credits(answer);
     }
     Ok(())
 }
 
 /// What a status says of an upstream. One that lacks the usual path, or has enough of probes, is
-/// alive; a path that the operator chose must be there.
+/// alive, and so is one whose key may call models but not list them (403); a path that the operator
+/// chose must be there.
 fn judge(status: u16, is_chosen: bool) -> Result<(), String> {
     match status {
         200..=299 | 429 => Ok(()),
-        404 | 405 if !is_chosen => Ok(()),
+        403..=405 if !is_chosen => Ok(()),
         401 | 403 => Err(format!("the credential was refused (status {status})")),
         402 => Err("no credit is left (status 402)".to_owned()),
         _ => Err(format!("status {status}")),
@@ -103,8 +108,9 @@ fn problem(error: &reqwest::Error) -> String {
     words.to_owned()
 }
 
-/// US dollars left, as OpenRouter's `GET /key` says; `None` where there is no limit.
-async fn credits(mut reply: reqwest::Response) -> Option<f64> {
+/// US dollars left, as OpenRouter's `GET /key` says, `None` within where there is no limit; `None` where
+/// the answer says nothing of it.
+async fn credits(mut reply: reqwest::Response) -> Option<Option<f64>> {
     let mut body = Vec::new();
     while let Ok(Some(piece)) = reply.chunk().await {
         body.extend_from_slice(&piece);
@@ -113,7 +119,8 @@ async fn credits(mut reply: reqwest::Response) -> Option<f64> {
         }
     }
     let answer: Value = serde_json::from_slice(&body).ok()?;
-    answer.get("data")?.get("limit_remaining")?.as_f64()
+    let left = answer.get("data")?.get("limit_remaining")?;
+    (left.is_null() || left.is_number()).then(|| left.as_f64())
 }
 
 #[cfg(test)]
@@ -125,9 +132,10 @@ mod tests {
         for status in [200, 204, 429] {
             assert!(judge(status, true).is_ok() && judge(status, false).is_ok(), "{status}");
         }
-        assert!(judge(404, false).is_ok());
-        assert!(judge(404, true).is_err());
-        for status in [301, 401, 402, 403, 500, 503] {
+        for status in [403, 404, 405] {
+            assert!(judge(status, false).is_ok() && judge(status, true).is_err(), "{status}");
+        }
+        for status in [301, 401, 402, 500, 503] {
             assert!(judge(status, false).is_err(), "{status}");
         }
     }

@@ -2,13 +2,34 @@
 
 use super::Upstream;
 use super::config::Http2;
-use std::net::SocketAddr;
+use super::provider::{ANTHROPIC_VERSION, Credential};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+/// A client for one upstream, built when it is first needed and anew when its addresses are others.
+#[derive(Debug, Default)]
+pub struct Fetcher {
+    client: Option<reqwest::Client>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Fetcher {
+    /// The client, each request of which may take `timeout`; `None` where it cannot be built, or not
+    /// before the addresses are known.
+    pub fn client(&mut self, upstream: &Upstream, timeout: Duration) -> Option<&reqwest::Client> {
+        let addresses = upstream.peers.addresses();
+        if self.client.is_none() || self.addresses != addresses {
+            self.client = client(upstream, timeout);
+            self.addresses = addresses;
+        }
+        self.client.as_ref()
+    }
+}
 
 /// A client with the upstream's own trust, each request of which may take `timeout`. The name asked
 /// for in TLS is resolved to the upstream's addresses, so that `tls.sni` works here as it does for
 /// calls. `None` where it cannot be built, or not before the addresses are known.
-pub fn client(upstream: &Upstream, timeout: Duration) -> Option<reqwest::Client> {
+fn client(upstream: &Upstream, timeout: Duration) -> Option<reqwest::Client> {
     let config = &upstream.config;
     let mut builder = reqwest::Client::builder()
         .timeout(timeout)
@@ -50,7 +71,13 @@ impl Upstream {
             Some(sni) => format!("{sni}:{}", base.port),
             None => base.authority_text.clone(),
         };
-        let request = client.get(format!("{scheme}://{authority}{path}"));
+        let mut request = client.get(format!("{scheme}://{authority}{path}"));
+        let is_anthropic = self.config.provider.row().credential == Credential::XApiKey;
+        let has_version = self.headers.iter().any(|(name, _)| *name == ANTHROPIC_VERSION.0);
+        if is_anthropic && !has_version {
+            // Its own API answers nothing without it, model lists included.
+            request = request.header(ANTHROPIC_VERSION.0, ANTHROPIC_VERSION.1);
+        }
         self.headers.iter().fold(request, |request, (name, value)| request.header(name, value))
     }
 }

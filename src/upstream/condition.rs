@@ -22,7 +22,10 @@ pub(super) struct Condition {
     ejections: u32,
     /// When the last ejection ended well, and how long it had been.
     returned: Option<(Duration, Duration)>,
-    rest: Option<Rest>,
+    /// It said 429 and for how long; not to be asked before.
+    limited_until: Option<Duration>,
+    /// It named another pause; not to be asked before while others are there.
+    rests_until: Option<Duration>,
     probes: Probes,
 }
 
@@ -32,13 +35,6 @@ struct Ejection {
     until: Duration,
     /// A call is on its way that decides whether it ends.
     on_trial: bool,
-}
-
-/// A time in which the upstream has asked not to be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rest {
-    until: Duration,
-    is_rate_limit: bool,
 }
 
 #[derive(Debug, Default)]
@@ -99,13 +95,18 @@ pub enum Standing {
 impl Condition {
     /// Whether there is anything to know; where there is not, nobody need look.
     pub(super) fn is_clear(&self) -> bool {
-        self.ejection.is_none() && self.rest.is_none() && !self.probes.is_unhealthy
+        let rests = self.limited_until.is_some() || self.rests_until.is_some();
+        self.ejection.is_none() && !rests && !self.probes.is_unhealthy
+    }
+
+    /// Whether neither breaker nor probes keep calls away, whatever it says of its own limits.
+    pub(super) fn is_well(&self) -> bool {
+        self.ejection.is_none() && !self.probes.is_unhealthy
     }
 
     /// How it stands now.
     pub(super) fn standing(&self, now: Duration) -> Standing {
-        let rest = self.rest.filter(|rest| now < rest.until);
-        if let Some(Rest { until, is_rate_limit: true }) = rest {
+        if let Some(until) = self.limited_until.filter(|until| now < *until) {
             return Standing::RateLimited { until };
         }
         match self.ejection {
@@ -117,27 +118,24 @@ impl Condition {
         if self.probes.is_unhealthy {
             return Standing::Unhealthy;
         }
-        match (rest, self.ejection) {
-            (Some(Rest { until, .. }), _) => Standing::Resting { until },
+        match (self.rests_until.filter(|until| now < *until), self.ejection) {
+            (Some(until), _) => Standing::Resting { until },
             (None, Some(_)) => Standing::Trial,
             (None, None) => Standing::Ready,
         }
     }
 
-    /// A call begins; whether it is the trial that decides about an ejection.
-    pub(super) fn call_begins(&mut self, now: Duration) -> bool {
-        match &mut self.ejection {
-            Some(out) if now >= out.until && !out.on_trial => {
-                out.on_trial = true;
-                true
-            }
-            Some(_) | None => false,
-        }
+    /// A call begins; where it is the trial that decides about an ejection, since when that lasts.
+    pub(super) fn call_begins(&mut self, now: Duration) -> Option<Duration> {
+        let out = self.ejection.as_mut().filter(|out| now >= out.until && !out.on_trial)?;
+        out.on_trial = true;
+        Some(out.since)
     }
 
-    /// A trial ended without a verdict: the caller left, or the fault was its own.
-    pub(super) fn trial_ended(&mut self) {
-        if let Some(out) = &mut self.ejection {
+    /// The trial of the ejection that began then is over. Without a verdict (the caller left, or the
+    /// fault was its own) the next call is one.
+    pub(super) fn trial_ended(&mut self, since: Duration) {
+        if let Some(out) = self.ejection.as_mut().filter(|out| out.since == since) {
             out.on_trial = false;
         }
     }
@@ -146,9 +144,8 @@ impl Condition {
     /// as its trial, or as a call that had nowhere better to go. One that was under way before says
     /// nothing about what happened since.
     pub(super) fn succeeded(&mut self, begun: Duration, now: Duration) -> Option<Transition> {
-        if self.rest.is_some_and(|rest| now >= rest.until) {
-            self.rest = None;
-        }
+        self.limited_until = self.limited_until.filter(|until| now < *until);
+        self.rests_until = self.rests_until.filter(|until| now < *until);
         let out = self.ejection.filter(|out| begun >= out.since)?;
         self.ejection = None;
         self.failures.clear();
@@ -156,17 +153,17 @@ impl Condition {
         Some(Transition::Returned)
     }
 
-    /// A call failed by the upstream's fault. A success in between changes nothing: an upstream that
-    /// fails every second call is no good one.
+    /// A call that began at `begun` failed by the upstream's fault. A success in between changes
+    /// nothing: an upstream that fails every second call is no good one.
     pub(super) fn failed(
         &mut self,
         trouble: Trouble,
         breaker: &BreakerConfig,
-        now: Duration,
+        (begun, now): (Duration, Duration),
     ) -> Option<Transition> {
         match self.ejection {
-            // Calls that were under way when it was ejected add nothing.
-            Some(out) if now < out.until => return None,
+            // Calls that were under way when it was ejected add nothing, however late they fail.
+            Some(out) if begun < out.since || now < out.until => return None,
             Some(_) => return Some(self.eject(breaker, now)),
             None => {}
         }
@@ -205,18 +202,28 @@ impl Condition {
         now: Duration,
     ) -> bool {
         let Some(length) = wish.or(is_rate_limit.then_some(SHORT_REST)) else { return false };
+        let until = now + length.min(LONGEST_REST);
         // A pause that we chose ourselves is no reason to refuse a call.
-        let is_rate_limit = is_rate_limit && wish.is_some();
-        let rest = Rest { until: now + length.min(LONGEST_REST), is_rate_limit };
-        let old = self.rest.filter(|old| now < old.until);
-        if old.is_none_or(|old| old.until <= rest.until || !old.is_rate_limit) {
-            self.rest = Some(rest);
-        }
-        is_rate_limit && !old.is_some_and(|old| old.is_rate_limit)
+        let is_told = is_rate_limit && wish.is_some();
+        let place = if is_told { &mut self.limited_until } else { &mut self.rests_until };
+        let was_resting = place.is_some_and(|until| now < until);
+        *place = Some(place.map_or(until, |old| old.max(until)));
+        is_told && !was_resting
     }
 
-    /// A probe ended.
-    pub(super) fn probed(&mut self, is_good: bool, probe: &ProbeConfig) -> Option<Transition> {
+    /// A probe ended. A good one is as good as a trial once an ejection is over: where nobody calls,
+    /// because another upstream serves or a balancer has taken us out, no call could end it.
+    pub(super) fn probed(
+        &mut self,
+        is_good: bool,
+        probe: &ProbeConfig,
+        now: Duration,
+    ) -> Option<Transition> {
+        let is_over = self.ejection.is_some_and(|out| now >= out.until && !out.on_trial);
+        if is_good && is_over && !self.probes.is_unhealthy {
+            self.probes.failed = 0;
+            return self.succeeded(now, now);
+        }
         let probes = &mut self.probes;
         if is_good {
             probes.succeeded = probes.succeeded.saturating_add(1);
@@ -242,11 +249,8 @@ impl Condition {
     }
 
     /// The credential is another one: what was said of the old one is void.
-    pub(super) fn forget_ejection(&mut self) {
-        self.ejection = None;
-        self.ejections = 0;
-        self.rest = None;
-        self.failures.clear();
+    pub(super) fn forget_credential(&mut self) {
+        *self = Self { probes: std::mem::take(&mut self.probes), ..Self::default() };
     }
 }
 
@@ -264,7 +268,7 @@ mod tests {
     }
 
     fn fail(condition: &mut Condition, at: u64) -> Option<Transition> {
-        condition.failed(Trouble::Failed, &BREAKER, s(at))
+        condition.failed(Trouble::Failed, &BREAKER, (s(at), s(at)))
     }
 
     #[test]
@@ -293,11 +297,11 @@ mod tests {
             fail(&mut condition, at);
         });
         assert_eq!(condition.standing(s(32)), Standing::Trial);
-        assert!(condition.call_begins(s(32)));
-        assert!(!condition.call_begins(s(32)), "one call at a time is the trial");
+        assert_eq!(condition.call_begins(s(32)), Some(s(2)));
+        assert_eq!(condition.call_begins(s(32)), None, "one call at a time is the trial");
         assert_eq!(condition.standing(s(32)), Standing::Ejected { until: s(32) });
         assert_eq!(fail(&mut condition, 33), Some(Transition::Ejected(s(60))));
-        assert!(condition.call_begins(s(93)));
+        assert_eq!(condition.call_begins(s(93)), Some(s(33)));
         assert_eq!(condition.succeeded(s(2), s(94)), None, "it began before");
         assert_eq!(condition.succeeded(s(93), s(94)), Some(Transition::Returned));
         assert_eq!(condition.standing(s(94)), Standing::Ready);
@@ -328,8 +332,10 @@ mod tests {
         (0..3).for_each(|at| {
             fail(&mut condition, at);
         });
-        assert!(condition.call_begins(s(40)));
-        condition.trial_ended();
+        let trial = condition.call_begins(s(40)).unwrap();
+        condition.trial_ended(trial + s(1));
+        assert_eq!(condition.standing(s(40)), Standing::Ejected { until: s(32) }, "another's");
+        condition.trial_ended(trial);
         assert_eq!(condition.standing(s(40)), Standing::Trial);
     }
 
@@ -339,7 +345,7 @@ mod tests {
         let mut now = 0;
         for _ in 0..40 {
             let Some(Transition::Ejected(length)) =
-                condition.failed(Trouble::Refused, &BREAKER, s(now))
+                condition.failed(Trouble::Refused, &BREAKER, (s(now), s(now)))
             else {
                 panic!("a refused credential ejects at once");
             };
@@ -347,6 +353,39 @@ mod tests {
             now += length.as_secs();
         }
         assert_eq!(condition.standing(s(now - 1)), Standing::Ejected { until: s(now) });
+    }
+
+    #[test]
+    fn a_call_from_before_the_ejection_decides_nothing_however_late_it_fails() {
+        let mut condition = Condition::default();
+        (10..13).for_each(|at| {
+            fail(&mut condition, at);
+        });
+        condition.call_begins(s(43));
+        assert_eq!(condition.failed(Trouble::Failed, &BREAKER, (s(1), s(44))), None);
+        assert_eq!(condition.succeeded(s(43), s(45)), Some(Transition::Returned));
+    }
+
+    #[test]
+    fn a_good_probe_ends_an_ejection_that_is_over() {
+        let mut condition = Condition::default();
+        (0..3).for_each(|at| {
+            fail(&mut condition, at);
+        });
+        let probe = ProbeConfig::default();
+        assert_eq!(condition.probed(true, &probe, s(31)), None, "it is not over");
+        assert_eq!(condition.probed(true, &probe, s(32)), Some(Transition::Returned));
+        assert_eq!(condition.standing(s(32)), Standing::Ready);
+    }
+
+    #[test]
+    fn a_rate_limit_is_not_forgotten_over_another_pause() {
+        let mut condition = Condition::default();
+        assert!(condition.rests(Some(s(20)), true, s(5)));
+        assert!(!condition.rests(Some(s(60)), false, s(6)));
+        assert_eq!(condition.standing(s(24)), Standing::RateLimited { until: s(25) });
+        assert_eq!(condition.standing(s(25)), Standing::Resting { until: s(66) });
+        assert!(condition.is_well(), "neither is an illness");
     }
 
     #[test]
@@ -375,40 +414,49 @@ mod tests {
     fn probes_take_it_out_and_bring_it_back() {
         let probe = ProbeConfig { unhealthy_after: 2, healthy_after: 2, ..ProbeConfig::default() };
         let mut condition = Condition::default();
-        assert_eq!(condition.probed(false, &probe), None);
-        assert_eq!(condition.probed(true, &probe), None);
-        assert_eq!(condition.probed(false, &probe), None);
-        assert_eq!(condition.probed(false, &probe), Some(Transition::Unhealthy));
+        assert_eq!(condition.probed(false, &probe, s(0)), None);
+        assert_eq!(condition.probed(true, &probe, s(0)), None);
+        assert_eq!(condition.probed(false, &probe, s(0)), None);
+        assert_eq!(condition.probed(false, &probe, s(0)), Some(Transition::Unhealthy));
         assert_eq!(condition.standing(s(0)), Standing::Unhealthy);
-        assert_eq!(condition.probed(true, &probe), None);
-        assert_eq!(condition.probed(true, &probe), Some(Transition::Healthy));
+        assert_eq!(condition.probed(true, &probe, s(0)), None);
+        assert_eq!(condition.probed(true, &probe, s(0)), Some(Transition::Healthy));
         assert!(condition.is_clear());
     }
 
     proptest! {
-        /// Whatever happens, no upstream is lost for ever, and what is out says until when.
+        /// Whatever happens, one call at a time is the trial, and no upstream is lost for ever.
         #[test]
         fn every_upstream_gets_another_chance(
             steps in proptest::collection::vec((0_u8..6, 0_u64..40), 1..80),
         ) {
             let mut condition = Condition::default();
             let mut now = 0;
-            let mut trials = 0_u32;
+            let mut trial = None;
             for (step, seconds) in steps {
                 now += seconds;
+                let trouble = if step == 0 { Trouble::Failed } else { Trouble::Refused };
                 match step {
-                    0 => { condition.failed(Trouble::Failed, &BREAKER, s(now)); },
-                    1 => { condition.failed(Trouble::Refused, &BREAKER, s(now)); },
-                    2 => { condition.succeeded(s(now), s(now)); },
+                    0 | 1 => if condition.failed(trouble, &BREAKER, (s(now), s(now))).is_some() {
+                        trial = None;
+                    },
+                    2 => if condition.succeeded(s(now), s(now)).is_some() {
+                        trial = None;
+                    },
                     3 => {
                         condition.rests(Some(s(seconds)), seconds % 2 == 0, s(now));
                     }
-                    4 => trials += u32::from(condition.call_begins(s(now))),
-                    _ => condition.trial_ended(),
+                    4 => if let Some(since) = condition.call_begins(s(now)) {
+                        prop_assert_eq!(trial.replace(since), None, "two trials at once");
+                    },
+                    _ => if let Some(since) = trial.take() {
+                        condition.trial_ended(since);
+                    },
                 }
             }
-            condition.trial_ended();
-            prop_assert!(trials <= 80);
+            if let Some(since) = trial {
+                condition.trial_ended(since);
+            }
             prop_assert!(matches!(
                 condition.standing(s(now + 601)),
                 Standing::Ready | Standing::Trial

@@ -134,7 +134,7 @@ mod tests {
         let resolver = name_server(Arc::clone(&answers), Arc::clone(&empty)).await;
         let config =
             serde_yaml::from_str("{name: u, base_url: 'http://moving.example:81/v1'}").unwrap();
-        let upstream = Arc::new(Upstream::new(config, Arc::default()).unwrap());
+        let upstream = Arc::new(Upstream::new(config, Arc::default(), 0).unwrap());
         let keeper = tokio::spawn(keep_resolved(Arc::downgrade(&upstream), Some(resolver)));
         until_addresses(&upstream, &["127.0.0.1:81", "127.0.0.2:81"]).await;
         *answers.lock().unwrap() = vec![[127, 0, 0, 3]];
@@ -151,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_needs_no_resolver() {
         let config = serde_yaml::from_str("{name: u, base_url: 'http://127.0.0.9:81/v1'}").unwrap();
-        let upstream = Arc::new(Upstream::new(config, Arc::default()).unwrap());
+        let upstream = Arc::new(Upstream::new(config, Arc::default(), 0).unwrap());
         keep_resolved(Arc::downgrade(&upstream), None).await;
         until_addresses(&upstream, &["127.0.0.9:81"]).await;
     }

@@ -26,8 +26,12 @@ pub struct Live {
     /// Models that it cannot serve for a while, though it can others; and whether there are any.
     resting_models: Mutex<Vec<(Box<str>, Duration)>>,
     has_resting_models: AtomicBool,
+    /// Which credential this state is about, counted from 0.
+    epoch: AtomicU64,
 }
 
+/// See [`Live::observe_failure`].
+const FAILED: Duration = Duration::from_secs(5);
 /// Most models that may rest at one upstream; beyond it the one that returns first is forgotten.
 const RESTING_MODELS: usize = 64;
 
@@ -44,7 +48,8 @@ pub struct LastError {
 #[derive(Debug)]
 pub struct CallGuard {
     live: Arc<Live>,
-    is_trial: bool,
+    /// Since when the ejection lasts that it decides about.
+    trial: Option<Duration>,
 }
 
 impl Live {
@@ -53,8 +58,8 @@ impl Live {
         let limit = at_most.unwrap_or(u64::MAX);
         let one_more = |inflight: u64| (inflight < limit).then_some(inflight + 1);
         self.inflight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        let is_trial = self.is_troubled() && self.condition().call_begins(now);
-        Some(CallGuard { live: Arc::clone(self), is_trial })
+        let trial = if self.is_troubled() { self.condition().call_begins(now) } else { None };
+        Some(CallGuard { live: Arc::clone(self), trial })
     }
 
     /// Calls in flight now.
@@ -90,9 +95,14 @@ impl Live {
         &self,
         trouble: Trouble,
         breaker: &BreakerConfig,
-        now: Duration,
+        times: (Duration, Duration),
     ) -> Option<Transition> {
-        self.change(|condition| condition.failed(trouble, breaker, now))
+        self.change(|condition| condition.failed(trouble, breaker, times))
+    }
+
+    /// Whether neither breaker nor probes keep calls away.
+    pub(super) fn is_well(&self) -> bool {
+        !self.is_troubled() || self.condition().is_well()
     }
 
     /// The upstream wants a pause; whether a rate limit begins that keeps calls away.
@@ -102,17 +112,20 @@ impl Live {
 
     /// Until when this model, in the upstream's name for it, is to be left alone.
     pub fn model_rests_until(&self, model: &str, now: Duration) -> Option<Duration> {
-        if !self.has_resting_models.load(Ordering::Acquire) {
-            return None;
-        }
-        let resting = self.resting_models.lock().unwrap_or_else(PoisonError::into_inner);
-        let rest = resting.iter().find(|(name, until)| **name == *model && now < *until);
-        rest.map(|(_, until)| *until)
+        let mut resting = self.lock_models();
+        resting.retain(|(_, until)| now < *until);
+        self.has_resting_models.store(!resting.is_empty(), Ordering::Release);
+        resting.iter().find(|(name, _)| **name == *model).map(|(_, until)| *until)
+    }
+
+    /// Whether any model may be resting; where none is, nobody need look.
+    pub fn has_resting_models(&self) -> bool {
+        self.has_resting_models.load(Ordering::Acquire)
     }
 
     /// The upstream wants a pause for one model alone.
     pub fn model_rests(&self, model: &str, wish: Duration, now: Duration) {
-        let mut resting = self.resting_models.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resting = self.lock_models();
         resting.retain(|(name, until)| now < *until && **name != *model);
         if resting.len() >= RESTING_MODELS {
             let soonest = resting.iter().enumerate().min_by_key(|(_, (_, until))| *until);
@@ -125,8 +138,13 @@ impl Live {
     }
 
     /// A probe ended.
-    pub(super) fn probed(&self, is_good: bool, probe: &ProbeConfig) -> Option<Transition> {
-        self.change(|condition| condition.probed(is_good, probe))
+    pub(super) fn probed(
+        &self,
+        is_good: bool,
+        probe: &ProbeConfig,
+        now: Duration,
+    ) -> Option<Transition> {
+        self.change(|condition| condition.probed(is_good, probe, now))
     }
 
     /// What probes said is void, since there are none any more.
@@ -134,9 +152,22 @@ impl Live {
         self.change(Condition::forget_probes);
     }
 
-    /// What was said of another credential is void.
-    pub fn forget_ejection(&self) {
-        self.change(Condition::forget_ejection);
+    /// Which credential this state is about.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// From now on this state is about another credential: what was said of the old one is void, and
+    /// so is what calls still under way with it will say.
+    pub fn forget_credential(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Release);
+        self.quota.forget();
+        self.lock_models().clear();
+        self.change(Condition::forget_credential);
+    }
+
+    fn lock_models(&self) -> MutexGuard<'_, Vec<(Box<str>, Duration)>> {
+        self.resting_models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_troubled(&self) -> bool {
@@ -165,9 +196,10 @@ impl Live {
         self.peak.observe(took, now);
     }
 
-    /// A call brought no reply within its time: for balancing, a reply that took so long.
-    pub fn observe_timeout(&self, took: Duration, now: Duration) {
-        self.peak.observe(took, now);
+    /// A call failed after this time. For balancing that is a reply that took [`FAILED`] at least:
+    /// one that refuses within a millisecond must not look quick.
+    pub fn observe_failure(&self, took: Duration, now: Duration) {
+        self.peak.observe(took.max(FAILED), now);
     }
 
     /// What one more call here would wait, for comparison alone: the peak-weighted mean times the
@@ -190,15 +222,15 @@ impl Live {
 impl CallGuard {
     /// Whether this call decides about an ejection.
     pub const fn is_trial(&self) -> bool {
-        self.is_trial
+        self.trial.is_some()
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
         self.live.inflight.fetch_sub(1, Ordering::Relaxed);
-        if self.is_trial {
-            self.live.change(Condition::trial_ended);
+        if let Some(since) = self.trial {
+            self.live.change(|condition| condition.trial_ended(since));
         }
     }
 }
@@ -240,7 +272,7 @@ mod tests {
     fn a_trial_that_is_given_up_lets_the_next_one_try() {
         let live = Arc::new(Live::default());
         let breaker = BreakerConfig { failures: 1, ..BreakerConfig::default() };
-        live.failed(Trouble::Failed, &breaker, NOW);
+        live.failed(Trouble::Failed, &breaker, (NOW, NOW));
         let later = breaker.eject.0;
         assert_eq!(live.standing(later), Standing::Trial);
         let trial = live.enter(None, later);
@@ -263,6 +295,7 @@ mod tests {
         assert_eq!(live.model_rests_until("a", s(39)), Some(s(40)));
         assert_eq!(live.model_rests_until("b", s(39)), None);
         assert_eq!(live.model_rests_until("a", s(40)), None);
+        assert!(!live.has_resting_models(), "the last one is over");
         (0..200).for_each(|n| live.model_rests(&format!("m{n}"), s(n), NOW));
         assert_eq!(live.resting_models.lock().unwrap().len(), RESTING_MODELS);
         assert_eq!(live.model_rests_until("m199", NOW), Some(s(199)));

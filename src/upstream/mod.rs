@@ -12,7 +12,7 @@ pub mod provider;
 pub mod quota;
 
 pub use base::BaseUrl;
-pub use client::client;
+pub use client::Fetcher;
 pub use condition::{Standing, Trouble};
 
 use crate::secret::Secret;
@@ -43,15 +43,18 @@ pub struct Upstream {
     pub peers: Peers,
     /// What changes while it runs; outlives a reload.
     pub live: Arc<Live>,
+    /// Which credential of `live` is this one's.
+    epoch: u64,
 }
 
 impl Upstream {
-    /// Prepares an upstream; `live` is the state of its namesake before a reload.
+    /// Prepares an upstream; `live` is the state of its namesake before a reload, and `epoch` says
+    /// which credential this one has, as that state counts them.
     ///
     /// # Errors
     /// A text for the operator where the address, a header or the CA file is unusable. Validation
     /// finds the first two earlier; a file may change in between.
-    pub fn new(config: UpstreamConfig, live: Arc<Live>) -> Result<Self, String> {
+    pub fn new(config: UpstreamConfig, live: Arc<Live>, epoch: u64) -> Result<Self, String> {
         let row = config.provider.row();
         let address = config.base_url.as_deref().or(row.base_url).unwrap_or_default();
         let base = BaseUrl::parse(address)
@@ -62,7 +65,7 @@ impl Upstream {
             // Needs no look-up: it can be called before any background work has begun.
             peers.publish(&[address]);
         }
-        Ok(Self { name: config.name.as_str().into(), config, base, headers, peers, live })
+        Ok(Self { name: config.name.as_str().into(), config, base, headers, peers, live, epoch })
     }
 
     /// How it stands towards the next call; `now` counts from the process's start.
@@ -82,45 +85,61 @@ impl Upstream {
 
     /// Whether it is held for good: neither probes nor the breaker keep calls away. A rate limit is
     /// no illness.
-    pub fn is_healthy(&self, now: Duration) -> bool {
+    pub fn is_healthy(&self) -> bool {
+        self.peers.is_reachable() && self.live.is_well()
+    }
+
+    /// Whether a call may go to it without being a last resort: what readiness is about.
+    pub fn may_serve(&self, now: Duration) -> bool {
         match self.standing(now) {
-            Standing::Ready | Standing::Resting { .. } | Standing::RateLimited { .. } => {
-                self.peers.is_reachable()
-            }
-            Standing::Trial | Standing::Unhealthy | Standing::Ejected { .. } => false,
+            Standing::Ready
+            | Standing::Trial
+            | Standing::Resting { .. }
+            | Standing::RateLimited { .. } => self.peers.is_reachable(),
+            Standing::Unhealthy | Standing::Ejected { .. } => false,
         }
+    }
+
+    /// Whether its credential is still the one in force: what a call says that went out with an
+    /// older one must not be held against the new.
+    fn is_current(&self) -> bool {
+        self.epoch == self.live.epoch()
     }
 
     /// A reply proved good, of a call that began at `begun`.
     pub fn succeeded(&self, begun: Duration, now: Duration) {
+        if !self.is_current() {
+            return;
+        }
         if let Some(transition) = self.live.succeeded(begun, now) {
             self.tell(transition, "a call went well");
         }
     }
 
-    /// A call failed by this upstream's fault; `what` says how, in our own words.
-    pub fn failed(&self, trouble: Option<Trouble>, what: &str, now: Duration) {
+    /// A call failed by this upstream's fault; `what` says how, in our own words. The times are those
+    /// of its beginning and of now.
+    pub fn failed(&self, trouble: Option<Trouble>, what: &str, times: (Duration, Duration)) {
         self.live.note(what, SystemTime::now());
-        let Some(trouble) = trouble else { return };
-        if let Some(transition) = self.live.failed(trouble, &self.config.breaker, now) {
+        let Some(trouble) = trouble.filter(|_| self.is_current()) else { return };
+        if let Some(transition) = self.live.failed(trouble, &self.config.breaker, times) {
             self.tell(transition, what);
         }
     }
 
     /// It wants a pause: for so long, where it says so.
     pub fn rests(&self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) {
-        if self.live.rests(wish, is_rate_limit, now) {
+        if self.is_current() && self.live.rests(wish, is_rate_limit, now) {
             let seconds = wish.unwrap_or_default().as_secs_f64();
             tracing::warn!(upstream = &*self.name, seconds, "upstream rate limited");
         }
     }
 
     /// A probe went well, or failed in the way that is told.
-    pub fn probed(&self, result: Result<(), &str>, probe: &ProbeConfig) {
+    pub fn probed(&self, result: Result<(), &str>, probe: &ProbeConfig, now: Duration) {
         if let Err(what) = result {
             self.live.note(format!("probe: {what}"), SystemTime::now());
         }
-        if let Some(transition) = self.live.probed(result.is_ok(), probe) {
+        if let Some(transition) = self.live.probed(result.is_ok(), probe, now) {
             self.tell(transition, result.err().unwrap_or("probes answer again"));
         }
     }
@@ -202,7 +221,7 @@ mod tests {
             ("http://localhost:1/v1", false),
         ] {
             let config = config(&format!("{{name: u, base_url: '{base_url}'}}"));
-            let upstream = Upstream::new(config, Arc::default()).unwrap();
+            let upstream = Upstream::new(config, Arc::default(), 0).unwrap();
             assert_eq!(upstream.peers.is_reachable(), known, "{base_url}");
             assert_eq!(upstream.peers.is_resolved(), known, "{base_url}");
         }
@@ -213,7 +232,7 @@ mod tests {
         let config = config(
             "{name: u, base_url: 'http://127.0.0.1:1/v1', prefix_strip: local/, models: {fast: big}}",
         );
-        let upstream = Upstream::new(config, Arc::default()).unwrap();
+        let upstream = Upstream::new(config, Arc::default(), 0).unwrap();
         assert_eq!(upstream.model_name("fast"), "big");
         assert_eq!(upstream.model_name("local/llama"), "llama");
         assert_eq!(upstream.model_name("local/"), "local/");
@@ -224,10 +243,10 @@ mod tests {
     fn a_quoted_credential_is_struck_out_of_an_error() {
         let mut config = config("{name: u, base_url: 'http://127.0.0.1:1/v1'}");
         let body = || b"bad key sk-1, sk-1!".to_vec();
-        let keyless = Upstream::new(config.clone(), Arc::default()).unwrap();
+        let keyless = Upstream::new(config.clone(), Arc::default(), 0).unwrap();
         assert_eq!(keyless.without_credential(body()), body());
         config.api_key = Some(Secret::new("sk-1".into()));
-        let upstream = Upstream::new(config, Arc::default()).unwrap();
+        let upstream = Upstream::new(config, Arc::default(), 0).unwrap();
         assert_eq!(upstream.without_credential(body()), b"bad key ****, ****!");
     }
 

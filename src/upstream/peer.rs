@@ -4,6 +4,7 @@ use super::base::BaseUrl;
 use super::config::{Http2, UpstreamConfig};
 use arc_swap::ArcSwap;
 use pingora::protocols::ALPN;
+use pingora::protocols::l4::socket::SocketAddr as PingoraAddress;
 use pingora::tls::RootCertStore;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{WrappedX509, parse_x509};
@@ -34,6 +35,8 @@ pub struct Peers {
     /// Fires once the first resolution has ended, well or not.
     resolved: watch::Sender<bool>,
     turn: AtomicUsize,
+    /// Addresses that could not be connected to since the last resolution.
+    dead: ArcSwap<Vec<PingoraAddress>>,
 }
 
 impl Peers {
@@ -71,6 +74,7 @@ impl Peers {
             current: ArcSwap::default(),
             resolved: watch::Sender::new(false),
             turn: AtomicUsize::new(0),
+            dead: ArcSwap::default(),
         })
     }
 
@@ -83,6 +87,9 @@ impl Peers {
                 Arc::new(peer)
             });
             self.current.store(Arc::new(peers.collect()));
+        }
+        if !self.dead.load().is_empty() {
+            self.dead.store(Arc::default());
         }
         self.mark_resolved();
     }
@@ -118,14 +125,28 @@ impl Peers {
         let _ended = seen.wait_for(|done| *done).await;
     }
 
-    /// The peers in the order one call should try them: the next in turn first.
+    /// The peers in the order one call should try them: the next in turn first, and those that
+    /// could not be connected to last.
     pub fn in_turn(&self) -> Vec<Arc<HttpPeer>> {
         let peers = self.current.load();
-        let first = match peers.len() {
-            0 | 1 => 0,
-            count => self.turn.fetch_add(1, Ordering::Relaxed) % count,
-        };
-        peers.iter().cycle().skip(first).take(peers.len()).cloned().collect()
+        if peers.len() < 2 {
+            return peers.to_vec();
+        }
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % peers.len();
+        let mut order: Vec<_> =
+            peers.iter().cycle().skip(first).take(peers.len()).cloned().collect();
+        let dead = self.dead.load();
+        order.sort_by_key(|peer| dead.contains(&peer._address));
+        order
+    }
+
+    /// Notes that an address could not be connected to: it is tried last until the next resolution.
+    pub fn put_last(&self, peer: &HttpPeer) {
+        if self.current.load().len() > 1 && !self.dead.load().contains(&peer._address) {
+            let mut dead = self.dead.load().to_vec();
+            dead.push(peer._address.clone());
+            self.dead.store(Arc::new(dead));
+        }
     }
 }
 
@@ -167,6 +188,13 @@ mod tests {
         let firsts: Vec<String> = (0..3).map(|_| peers.in_turn()[0]._address.to_string()).collect();
         assert_eq!(firsts, ["127.0.0.1:443", "127.0.0.2:443", "127.0.0.1:443"]);
         assert_eq!(peers.in_turn().len(), 2);
+        let dead = peers.in_turn()[0].clone();
+        peers.put_last(&dead);
+        for _ in 0..3 {
+            assert_eq!(peers.in_turn()[1]._address, dead._address, "last, and not forgotten");
+        }
+        peers.publish(&addresses);
+        assert!((0..2).any(|_| peers.in_turn()[0]._address == dead._address));
     }
 
     #[test]

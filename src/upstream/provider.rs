@@ -45,6 +45,9 @@ pub enum Provider {
     Custom,
 }
 
+/// The header that Anthropic's own API asks for, and the version where a caller names none.
+pub const ANTHROPIC_VERSION: (&str, &str) = ("anthropic-version", "2023-06-01");
+
 /// How an upstream wants its credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential {

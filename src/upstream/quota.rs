@@ -10,8 +10,13 @@ use time::format_description::well_known::Rfc3339;
 const USUAL_WINDOW: Duration = Duration::from_mins(1);
 /// Nothing known.
 const UNKNOWN: u64 = u64::MAX;
-/// A number of this size is a moment in milliseconds (the year 2001), no number of seconds.
+/// A number of this size is a moment (the year 2001), no time to wait: in seconds, or in milliseconds.
+const EPOCH_SECONDS: f64 = 1e9;
 const EPOCH_MILLIS: f64 = 1e12;
+/// No limit of a provider lasts longer than its day; a longer one is a mistake, or malice.
+const LONGEST_WINDOW: Duration = Duration::from_hours(24);
+/// Calls that may be under way without being in the provider's count yet.
+const UNCOUNTED: u64 = 8;
 
 /// What is left of one limit, and when it is whole again.
 #[derive(Debug)]
@@ -98,9 +103,16 @@ impl Quota {
         }
     }
 
-    /// Notes the US dollars left.
-    pub fn set_credits(&self, usd: f64) {
-        self.credits.0.store(usd.to_bits(), Ordering::Relaxed);
+    /// Notes the US dollars left; `None` where there is no limit.
+    pub fn set_credits(&self, usd: Option<f64>) {
+        self.credits.0.store(usd.unwrap_or(f64::NAN).to_bits(), Ordering::Relaxed);
+    }
+
+    /// What was said is void: the credential is another one.
+    pub fn forget(&self) {
+        self.requests.store(UNKNOWN, Duration::ZERO);
+        self.tokens.store(UNKNOWN, Duration::ZERO);
+        self.set_credits(None);
     }
 
     /// Requests left, while that is still true.
@@ -130,9 +142,10 @@ impl Quota {
         ]
     }
 
-    /// Whether the next call would likely be refused: no more is left than is under way.
+    /// Whether the next call would likely be refused: no more is left than may be on its way. Calls
+    /// whose reply has come are in the provider's count already, so few of those in flight count here.
     pub fn is_low(&self, inflight: u64, now: Duration) -> bool {
-        self.requests(now).is_some_and(|left| left <= inflight)
+        self.requests(now).is_some_and(|left| left <= inflight.min(UNCOUNTED))
             || self.tokens(now) == Some(0)
             || self.credits().is_some_and(|usd| usd <= 0.0)
     }
@@ -165,18 +178,18 @@ pub fn reset_of_exhausted(headers: &HeaderMap, wall: SystemTime) -> Option<Durat
 /// or one in milliseconds since 1970 (OpenRouter).
 fn reset_after(text: &str, wall: SystemTime) -> Option<Duration> {
     let text = text.trim();
-    if let Ok(number) = text.parse::<f64>() {
-        if number < EPOCH_MILLIS {
-            return Duration::try_from_secs_f64(number).ok();
-        }
-        let since_1970 = Duration::try_from_secs_f64(number / 1_000.0).ok()?;
+    let after = if let Ok(number) = text.parse::<f64>() {
+        let is_millis = number >= EPOCH_MILLIS;
+        let seconds = if is_millis { number / 1_000.0 } else { number };
+        let span = Duration::try_from_secs_f64(seconds).ok()?;
         let now = wall.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        return Some(since_1970.saturating_sub(now));
-    }
-    if let Ok(moment) = OffsetDateTime::parse(text, &Rfc3339) {
-        return Some(SystemTime::from(moment).duration_since(wall).unwrap_or_default());
-    }
-    spans(text)
+        if number >= EPOCH_SECONDS { span.saturating_sub(now) } else { span }
+    } else if let Ok(moment) = OffsetDateTime::parse(text, &Rfc3339) {
+        SystemTime::from(moment).duration_since(wall).unwrap_or_default()
+    } else {
+        spans(text)?
+    };
+    Some(after.min(LONGEST_WINDOW))
 }
 
 /// A sum of numbers with units, as Go prints durations.
@@ -195,7 +208,8 @@ fn spans(mut text: &str) -> Option<Duration> {
             "d" => 86_400.0,
             _ => return None,
         };
-        sum += Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        let span = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        sum = sum.checked_add(span)?;
         text = rest;
     }
     Some(sum)
@@ -226,6 +240,9 @@ mod tests {
             ("1h2m3.5s", Some(ms(3_723_500))),
             ("12", Some(ms(12_000))),
             ("1790000060000", Some(ms(60_000))),
+            ("1790000060", Some(ms(60_000))),
+            ("99999999h", Some(LONGEST_WINDOW)),
+            ("5000000000000000h5000000000000000h", None),
             ("2026-09-21T14:14:20Z", Some(ms(1_000 * (1_790_000_060 - 1_790_000_000)))),
             ("soon", None),
             ("-3", None),
@@ -268,16 +285,22 @@ mod tests {
     #[test]
     fn an_account_without_credit_is_low() {
         let quota = Quota::default();
-        quota.set_credits(0.5);
+        quota.set_credits(Some(0.5));
         assert!(!quota.is_low(0, ms(0)));
-        quota.set_credits(0.0);
+        quota.set_credits(Some(0.0));
         assert!(quota.is_low(0, ms(0)));
+        quota.set_credits(None);
+        assert!(!quota.is_low(0, ms(0)), "its limit was lifted");
     }
 
     proptest! {
         #[test]
-        fn no_text_of_a_reset_harms(text in any::<String>()) {
-            reset_after(&text, WALL);
+        fn no_text_of_a_reset_harms(
+            text in proptest::prop_oneof![any::<String>(), "([0-9]{1,22}(ms|s|m|h|d)){1,4}", "[0-9e.]{1,12}"],
+        ) {
+            if let Some(after) = reset_after(&text, WALL) {
+                proptest::prop_assert!(after <= LONGEST_WINDOW);
+            }
         }
     }
 }

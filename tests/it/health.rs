@@ -1,8 +1,8 @@
 //! What takes an upstream out and brings it back: breaker, probes, credentials, rate limits.
 
 use crate::harness::{
-    Config, Gateway, Origin, RefusedPort, Reply, assert_openai_error, chat, chat_stream, delta,
-    eventually, sample,
+    Config, Framing, Gate, Gateway, Origin, RefusedPort, Reply, Request, assert_openai_error, chat,
+    chat_stream, delta, eventually, sample,
 };
 use serde_json::{Value, json};
 
@@ -257,6 +257,108 @@ async fn when_all_are_out_the_least_bad_is_still_asked() {
     // It works again, so it need not wait for the ten minutes to be over.
     assert_eq!(state(&gateway, "main").await["state"], "healthy");
     assert_eq!(gateway.admin_get("/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn readiness_returns_without_a_call_once_an_ejection_is_over() {
+    let origin = Origin::start().await;
+    let config = Config::new()
+        .upstream("main", &origin.base_url(), "breaker: { failures: 1, within: 30s, eject: 1s }")
+        .route("models: [\"*\"], upstreams: [main], retry: { attempts: 1 }");
+    let gateway = Gateway::start(&config).await;
+    origin.next(Reply::error(500));
+    assert_openai_error(&gateway.post(PATH, &chat()).await, 502, "upstream_error");
+    eventually("readiness", || async {
+        (gateway.admin_get("/ready").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(origin.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn a_good_probe_ends_an_ejection_that_is_over() {
+    let (bad, _good, gateway) = first_and_spare(
+        "health: { interval: 100ms, timeout: 1s }, breaker: { failures: 1, within: 30s, eject: 1s }",
+    )
+    .await;
+    bad.next(Reply::error(500));
+    gateway.post(PATH, &chat()).await.assert_ok();
+    becomes(&gateway, "bad", "healthy").await;
+    assert_eq!(bad.calls().len(), 1, "no call was needed");
+}
+
+#[tokio::test]
+async fn anthropics_own_api_is_asked_with_its_version() {
+    let origin = Origin::start().await;
+    let config = Config::new().upstream(
+        "main",
+        &origin.base_url(),
+        "provider: anthropic, health: { interval: 100ms, timeout: 1s }",
+    );
+    let gateway = Gateway::start(&config).await;
+    gateway.lists("acme/wisp-2-mini").await;
+    let calls = origin.catalogue_calls();
+    assert!(!calls.is_empty());
+    for call in calls {
+        assert_eq!(call.headers.get("anthropic-version"), Some("2023-06-01"), "{}", call.target);
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limit_counts_though_the_words_behind_it_are_cut_off() {
+    let (bad, good, gateway) = first_and_spare("").await;
+    let cut = Reply::head(429, "application/json", Framing::Length(100))
+        .header("retry-after", "20")
+        .piece("{\"error\"")
+        .close();
+    bad.next(cut);
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!(state(&gateway, "bad").await["state"], "rate_limited");
+    gateway.post(PATH, &chat()).await.assert_ok();
+    assert_eq!((bad.calls().len(), good.calls().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_senseless_reset_harms_nobody() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&Config::to(&origin)).await;
+    for reset in ["5000000000000000h5000000000000000h", "1e300", "-1", "\u{e9}"] {
+        let reply = Reply::json_text(200, sample("chat_response.json"))
+            .header("x-ratelimit-remaining-requests", "1")
+            .header("x-ratelimit-reset-requests", reset);
+        origin.next(reply);
+        gateway.post(PATH, &chat()).await.assert_ok();
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_reload_changes_no_state_and_an_old_key_blames_no_new_one() {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    let config = |key: &str, tls: &str| {
+        Config::new()
+            .upstream("bad", &bad.base_url(), &format!("api_key: {key}"))
+            .upstream("good", &good.base_url(), &format!("priority: 1{tls}"))
+            .route("models: [\"*\"], upstreams: [bad, good], balance: priority")
+    };
+    let gateway = Gateway::start(&config("sk-old", "").clone()).await;
+    bad.next(Reply::error(401));
+    gateway.post(PATH, &chat()).await.assert_ok();
+    let gate = Gate::new();
+    bad.next(Reply::error(401).after(&gate));
+    gateway.rewrite(&config("sk-new", ", base_url: 1").text());
+    assert_eq!(gateway.admin_call("POST", "/reload").await.status, 422);
+    assert_eq!(state(&gateway, "bad").await["state"], "ejected", "nothing has changed");
+    // A call with the old key is under way while the new one comes into force.
+    gateway.rewrite(&config("sk-mid", "").text());
+    assert_eq!(gateway.admin_call("POST", "/reload").await.status, 200);
+    let mut client = gateway.client().await;
+    let late = tokio::spawn(async move { client.call(&Request::post(PATH, &chat())).await });
+    bad.call(1).await;
+    gateway.rewrite(&config("sk-new", "").text());
+    assert_eq!(gateway.admin_call("POST", "/reload").await.status, 200);
+    gate.open();
+    late.await.expect("a reply").assert_ok();
+    assert_eq!(state(&gateway, "bad").await["state"], "healthy", "the new key is not to blame");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use crate::harness::{
     FINISH, Fate, Framing, Gate, Reply, Request, assert_openai_error, chat, chat_stream, delta,
     events, last_event, sample, serving, serving_with, streamed,
 };
+use serde_json::json;
 
 const CHAT: &str = "/v1/chat/completions";
 const RESPONSES: &str = "/v1/responses";
@@ -228,6 +229,75 @@ async fn before_the_first_token_a_failure_has_a_true_status() {
     }
     origin.next(Reply::error(400));
     assert_eq!(gateway.post(CHAT, &chat_stream()).await.status, 400);
+}
+
+/// Errors that no SDK raises on, each after a token: ours must follow, and nothing that hides it.
+#[tokio::test]
+async fn an_error_that_no_client_would_notice_is_told_as_one() {
+    let (origin, gateway) =
+        serving_with("breaker: { failures: 1000, within: 30s, eject: 30s }", "").await;
+    let quiet = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"error\"}]}\n\n";
+    let in_choice =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"error\":{\"message\":\"no\"}}]}\n\n";
+    let gemini = "data: [{\"error\":{\"code\":500,\"message\":\"no\"}}]\n\n";
+    for fault in [quiet, in_choice, gemini] {
+        for is_one_burst in [true, false] {
+            let stream = if is_one_burst {
+                Reply::stream().piece(format!("{}{fault}data: [DONE]\n\n", delta("a")))
+            } else {
+                Reply::stream().piece(delta("a")).piece(fault).piece("data: [DONE]\n\n")
+            };
+            origin.next(stream.end());
+            let reply = gateway.post(CHAT, &chat_stream()).await;
+            let text = reply.assert_ok().text();
+            assert!(text.contains("\"a\"") && !text.contains("[DONE]"), "{text}");
+            assert_in_band_error(CHAT, text.as_bytes(), "upstream_error");
+        }
+    }
+    let start = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\"}}\n\n\
+                 event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n";
+    let openais = "data: {\"error\":{\"message\":\"no\",\"code\":500}}\n\n";
+    origin.next(Reply::sse(format!("{start}{openais}")));
+    let reply = gateway.post(MESSAGES, &streamed(MESSAGES)).await;
+    assert_in_band_error(MESSAGES, reply.assert_ok().text().as_bytes(), "upstream_error");
+}
+
+#[tokio::test]
+async fn an_answer_of_two_is_whole_only_with_both() {
+    let (origin, gateway) = serving().await;
+    let part = |index: u32, text: &str| {
+        let choice = json!({"index": index, "delta": {"content": text}, "finish_reason": null});
+        format!("data: {}\n\n", json!({ "choices": [choice] }))
+    };
+    let first = format!("{}{}{FINISH}", part(0, "a"), part(1, "b"));
+    let mut body = chat_stream();
+    body["n"] = json!(2);
+    origin.next(Reply::stream().piece(&first).end());
+    let cut = gateway.post(CHAT, &body).await;
+    assert_in_band_error(CHAT, cut.assert_ok().text().as_bytes(), "upstream_error");
+    let second = "data: {\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    let whole = format!("{first}{second}");
+    origin.next(Reply::stream().piece(&whole).end());
+    assert_eq!(gateway.post(CHAT, &body).await.assert_ok().text(), whole);
+}
+
+#[tokio::test]
+async fn half_an_event_behind_a_whole_answer_is_not_sent() {
+    let (origin, gateway) = serving().await;
+    let whole = format!("{}{FINISH}", delta("a"));
+    origin.next(Reply::stream().piece(&whole).piece("data: {\"id\":\"gen-1\",\"usa").reset());
+    assert_eq!(gateway.post(CHAT, &chat_stream()).await.assert_ok().text(), whole);
+}
+
+#[tokio::test]
+async fn a_long_reply_that_only_its_connection_ends_is_no_whole_one_when_cut() {
+    let (origin, gateway) = serving().await;
+    let long = format!("{{\"choices\":[],\"x\":\"{}", "x".repeat(100_000));
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n";
+    origin.next(Reply::recorded(format!("{head}{long}")));
+    assert!(!gateway.post(CHAT, &chat()).await.complete);
+    origin.next(Reply::recorded(format!("{head}{long}\"}}\n")));
+    assert!(gateway.post(CHAT, &chat()).await.complete);
 }
 
 #[tokio::test]

@@ -71,6 +71,8 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
         notes.transcribe(message.delta.produced.said);
     }
     notes.fault(message.error.fault());
+    // SDKs look at the event's name (WIRE section 7).
+    notes.is_loud |= name == b"error";
     if kind == "error" {
         notes.fault(Some(UpstreamFault::unnamed()));
     }
@@ -100,7 +102,7 @@ impl Reply {
         notes.counts.merge(&self.counts);
         notes.bill(notes.counts.usage(), notes.counts.cost_usd());
         notes.fault(self.error.fault());
-        notes.finish(self.stop_reason.0.map(|reason| {
+        let finish = self.stop_reason.0.map(|reason| {
             match reason.as_str() {
                 "end_turn" | "stop_sequence" => "stop",
                 "max_tokens" | "model_context_window_exceeded" => "length",
@@ -109,7 +111,8 @@ impl Reply {
                 other => other,
             }
             .to_owned()
-        }));
+        });
+        notes.finish(finish, 1);
     }
 }
 

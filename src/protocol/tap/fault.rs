@@ -9,7 +9,7 @@ const MAX_MESSAGE_CHARS: usize = 512;
 /// What an upstream says went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamFault {
-    /// The upstream's own words, cut to 512 characters. Not for callers: they may name hosts.
+    /// The upstream's own words, cut to 512 characters. Callers see those of their own faults.
     pub message: Option<String>,
     /// Its `code`, else its `type` or `error_type`.
     pub code: Option<String>,

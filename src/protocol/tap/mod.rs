@@ -64,6 +64,11 @@ enum Progress {
 struct Notes {
     reading: Reading,
     has_token: bool,
+    /// Whether an error came in the form that the dialect's clients raise on.
+    is_loud: bool,
+    /// How many answers were asked for, and a bit for each that has ended.
+    choices: u64,
+    finished: u64,
     progress: Progress,
     /// Events with data, read or not.
     events: u64,
@@ -91,6 +96,19 @@ impl StreamTap {
     pub fn keeping(mut self, limit: Option<usize>) -> Self {
         self.notes.keep(limit);
         self
+    }
+
+    /// Expects so many answers beside each other, the `n` of the request.
+    #[must_use]
+    pub fn of(mut self, choices: u64) -> Self {
+        self.notes.choices = choices;
+        self
+    }
+
+    /// Whether it carried an error in a form that the dialect's clients do not raise on.
+    #[must_use]
+    pub fn has_silent_fault(&self) -> bool {
+        self.fault().is_some() && !self.notes.is_loud
     }
 
     /// Reads on.
@@ -216,13 +234,17 @@ impl Notes {
         }
     }
 
-    /// Keeps why the reply ended; an error is the last word.
-    fn finish(&mut self, finish: Option<String>) {
+    /// Keeps why the reply ended; an error is the last word. `choices` has a bit for each answer that
+    /// has ended: the reply is whole once all that were asked for have.
+    fn finish(&mut self, finish: Option<String>, choices: u64) {
         match finish.as_deref() {
             None => {}
             Some("error") => self.fault(Some(UpstreamFault::unnamed())),
             Some(_) => {
-                self.progress = self.progress.max(Progress::Complete);
+                self.finished |= choices;
+                if u64::from(self.finished.count_ones()) >= self.choices.min(64) {
+                    self.progress = self.progress.max(Progress::Complete);
+                }
                 if self.reading.fault.is_none() {
                     self.reading.finish = finish;
                 }

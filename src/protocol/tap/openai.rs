@@ -3,8 +3,8 @@
 use super::Notes;
 use super::fault::ErrorValue;
 use super::produced::Produced;
-use super::said::{ChoiceIndex, Kind, Said};
-use crate::protocol::lenient::{Lenient, Word, read, read_document, skip};
+use super::said::{Kind, Said};
+use crate::protocol::lenient::{Count, Lenient, Word, read, read_document, skip};
 use crate::protocol::usage::OpenAiCounts;
 use serde::de::MapAccess;
 
@@ -37,6 +37,11 @@ struct Choices {
     produced: Produced,
     finish: Word,
     error: ErrorValue,
+    /// The number of the one being read, and whether it has said that it is finished.
+    index: Count,
+    is_finished: bool,
+    /// One bit for each that has.
+    finished: u64,
 }
 
 /// Groq's own member of the last chunk.
@@ -69,18 +74,30 @@ impl Reply {
         Self { choices, ..Self::default() }
     }
 
-    pub(super) fn note(self, notes: &mut Notes) {
+    pub(super) fn note(mut self, notes: &mut Notes) {
+        self.choices.next();
         notes.names(self.id.0, self.model.0);
         notes.produce(self.choices.produced);
         notes.vectors(self.vectors.count, self.vectors.length);
-        let fault = self.error.fault().or_else(|| self.choices.error.fault());
+        let named = self.error.fault();
+        // SDKs raise on an error at the top and on no other (WIRE section 7).
+        notes.is_loud |= named.is_some();
+        let fault = named.or_else(|| self.choices.error.fault());
         notes.fault(fault.or_else(|| self.groq.error.fault()));
-        notes.finish(self.choices.finish.0);
+        notes.finish(self.choices.finish.0, self.choices.finished);
         let counts = self.counts;
         notes.bill(
             counts.usage().or_else(|| self.groq.counts.usage()),
             counts.cost_usd().or_else(|| self.groq.counts.cost_usd()),
         );
+    }
+}
+
+impl Choices {
+    /// The one before has been read.
+    fn next(&mut self) {
+        let index = std::mem::take(&mut self.index).0.unwrap_or_default().min(63);
+        self.finished |= u64::from(std::mem::take(&mut self.is_finished)) << index;
     }
 }
 
@@ -133,6 +150,7 @@ impl Lenient for Choices {
     const READS_LISTS: bool = true;
 
     fn item(&mut self) {
+        self.next();
         self.produced.said.begin_choice();
     }
 
@@ -140,13 +158,18 @@ impl Lenient for Choices {
         match name {
             "delta" | "message" => read(map, &mut Delta(&mut self.produced)),
             "text" => read(map, &mut self.produced),
-            "index" if self.produced.said.is_on() => {
-                read(map, &mut ChoiceIndex(&mut self.produced.said))
+            "index" => {
+                read(map, &mut self.index)?;
+                if let Some(index) = self.index.0.filter(|_| self.produced.said.is_on()) {
+                    self.produced.said.choice(index.min(u32::MAX.into()));
+                }
+                Ok(())
             }
             "finish_reason" => {
                 let mut finish = Word::default();
                 read(map, &mut finish)?;
                 self.produced.said.say(Kind::Finish, finish.0.as_deref().unwrap_or_default());
+                self.is_finished |= finish.0.is_some();
                 self.finish.0 = finish.0.or(self.finish.0.take());
                 Ok(())
             }

@@ -191,7 +191,7 @@ fn read_end(notes: &mut Notes, dialect: Dialect, end: &[u8]) {
     let counts: OpenAiCounts = read_into(usage);
     notes.bill(counts.usage(), counts.cost_usd());
     if dialect != Dialect::Responses {
-        notes.finish(word(end, "finish_reason").0);
+        notes.finish(word(end, "finish_reason").0, 1);
     }
     if dialect == Dialect::Embeddings {
         notes.names(None, word(end, "model").0);

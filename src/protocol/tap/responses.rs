@@ -73,6 +73,8 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
         Some(_) | None => {}
     }
     notes.fault(message.error.fault());
+    // Events of the protocol itself, which say that there is no whole answer.
+    notes.is_loud |= matches!(kind, "error" | "response.failed");
     if matches!(kind, "error" | "response.error") {
         notes.fault(message.bare.fault().or_else(|| Some(UpstreamFault::unnamed())));
     }
@@ -146,7 +148,7 @@ impl Reply {
             Some("cancelled") => "cancelled".to_owned(),
             Some(_) | None => return,
         };
-        notes.finish(Some(finish));
+        notes.finish(Some(finish), 1);
     }
 }
 

@@ -153,15 +153,6 @@ impl Lenient for Note<'_> {
     }
 }
 
-/// The number of an answer.
-pub(super) struct ChoiceIndex<'s>(pub(super) &'s mut Said);
-
-impl Lenient for ChoiceIndex<'_> {
-    fn whole(&mut self, index: u64) {
-        self.0.choice(index.min(u64::from(u32::MAX)));
-    }
-}
-
 /// The number of a call.
 pub(super) struct CallIndex<'s>(pub(super) &'s mut Said);
 

@@ -84,14 +84,6 @@ impl<M: Series> Family<M> {
 }
 
 impl<M> Family<M> {
-    /// Takes out the series with these label values: a figure that nobody knows any more.
-    pub(super) fn forget(&self, values: &[&str]) {
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        series.remove(&join(values));
-    }
-}
-
-impl<M> Family<M> {
     /// Forgets every series: what is told anew each time must not keep what is no longer so.
     pub(super) fn clear(&self) {
         self.series.lock().unwrap_or_else(PoisonError::into_inner).clear();

@@ -158,14 +158,16 @@ impl Metrics {
         InflightGuard::of(&self.upstream_inflight, &[upstream])
     }
 
-    /// Says what an upstream's own limits leave; `None` where that is not known.
-    pub fn upstream_quota(&self, upstream: &str, kind: &str, left: Option<f64>) {
-        match left {
-            Some(left) => {
-                self.upstream_quota_remaining.with(&[upstream, kind], |gauge| gauge.set(left));
-            }
-            None => self.upstream_quota_remaining.forget(&[upstream, kind]),
-        }
+    /// Says what an upstream's own limits leave.
+    pub fn upstream_quota(&self, upstream: &str, kind: &str, left: f64) {
+        self.upstream_quota_remaining.with(&[upstream, kind], |gauge| gauge.set(left));
+    }
+
+    /// Forgets what was told of upstreams' states, before it is told anew: one that the
+    /// configuration has no more must not stay.
+    pub fn forget_upstreams(&self) {
+        self.upstream_healthy.clear();
+        self.upstream_quota_remaining.clear();
     }
 
     /// Says whether an upstream is held for good.
@@ -287,9 +289,7 @@ mod tests {
         metrics.config_generation(3);
         metrics.config_reload(ReloadOutcome::Applied);
         drop(metrics.upstream_inflight(&"openrouter-main".into()));
-        metrics.upstream_quota("openrouter-main", "credits", Some(74.5));
-        metrics.upstream_quota("openrouter-main", "requests", Some(3.0));
-        metrics.upstream_quota("openrouter-main", "requests", None);
+        metrics.upstream_quota("openrouter-main", "credits", 74.5);
         metrics.limit_used("gone", "budget", 1.0);
         metrics.forget_limits();
         metrics.limit_used("n8n", "requests_per_minute", 0.25);
