@@ -177,7 +177,7 @@ impl Results {
             // Writing to a `String` cannot fail.
             let _ = writeln!(out, "| {work} | {bare} | {cirque} | {ratio} | {aim} | {met} |");
         }
-        out + &self.caveat() + &self.tracing()
+        out + &self.limits() + &self.caveat() + &self.tracing()
     }
 
     /// What tracing adds, in a table of its own; nothing where it was not measured.
@@ -201,6 +201,25 @@ impl Results {
         let head =
             "| work | Cirque | with Langfuse | adds | aim | met |\n|---|--:|--:|--:|---|---|\n";
         format!("\n{head}{out}")
+    }
+
+    /// What limits and many keys cost, beside the same gateway without them.
+    fn limits(&self) -> String {
+        let cpu = |who| self.lowest(who, "cpu_call", "/cpu_us_per_call");
+        let (Some(without), Some(limited), Some(crowded), Some(start)) = (
+            cpu("cirque"),
+            cpu("limited"),
+            cpu("crowded"),
+            self.lowest("crowded", "start", "/ready_ms"),
+        ) else {
+            return String::new();
+        };
+        let (more, keys) = (limited - without, crowded - without);
+        format!(
+            "\nAll limits on: {limited:.1} µs a call, {more:.1} µs more than without (aim: at most 5 \
+             µs). 100,000 keys: first answer after {start:.0} ms (aim: at most 1,000 ms), {keys:.1} µs \
+             a call more than with one.\n"
+        )
     }
 
     /// A gateway that was not saturated says nothing about calls a second.

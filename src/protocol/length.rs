@@ -16,6 +16,8 @@ pub struct SoFar<'a> {
     pub produced: u64,
     /// Answers in it, of which each has to end.
     pub choices: u64,
+    /// The block that has not ended, on `/messages`.
+    pub open_block: Option<u64>,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -23,7 +25,7 @@ pub struct SoFar<'a> {
 /// The last events of the stream.
 #[must_use]
 pub fn last_events(dialect: Dialect, so_far: &SoFar<'_>) -> Bytes {
-    let SoFar { reading, events, produced, choices, now } = *so_far;
+    let SoFar { reading, events, produced, choices, open_block, now } = *so_far;
     let (id, model) = (&reading.id, &reading.model);
     let text = match dialect {
         Dialect::Chat | Dialect::Completions | Dialect::Embeddings => {
@@ -59,8 +61,14 @@ pub fn last_events(dialect: Dialect, so_far: &SoFar<'_>) -> Bytes {
                 "delta": {"stop_reason": "max_tokens", "stop_sequence": null},
                 "usage": {"output_tokens": produced},
             });
+            let block =
+                open_block.map(|index| json!({"type": "content_block_stop", "index": index}));
+            let event = |event: &Value| {
+                let name = event["type"].as_str().unwrap_or_default();
+                format!("event: {name}\ndata: {event}\n\n")
+            };
             let stop = json!({"type": "message_stop"});
-            format!("event: message_delta\ndata: {delta}\n\nevent: message_stop\ndata: {stop}\n\n")
+            block.iter().chain([&delta, &stop]).map(event).collect()
         }
     };
     Bytes::from(text)
@@ -80,11 +88,50 @@ mod tests {
             ..Reading::default()
         };
         for dialect in [Chat, Completions, Responses, Messages] {
-            let so_far = SoFar { reading: &reading, events: 7, produced: 9, choices: 2, now: 1 };
+            let so_far = SoFar {
+                reading: &reading,
+                events: 7,
+                produced: 9,
+                choices: 2,
+                open_block: Some(1),
+                now: 1,
+            };
             let mut tap = StreamTap::new(dialect);
             tap.push(&last_events(dialect, &so_far));
             assert!(tap.is_ended() && tap.fault().is_none() && tap.garbled() == 0, "{dialect:?}");
             assert_eq!(tap.reading().finish.as_deref(), Some("length"), "{dialect:?}");
         }
+    }
+
+    #[test]
+    fn a_block_that_was_cut_is_closed() {
+        let mut tap = StreamTap::new(Dialect::Messages);
+        let begin = |index: u64| {
+            let data = json!({"type": "content_block_start", "index": index,
+                "content_block": {"type": "text", "text": ""}});
+            format!("event: content_block_start\ndata: {data}\n\n")
+        };
+        assert_eq!(tap.open_block(), None);
+        tap.push(begin(0).as_bytes());
+        tap.push(
+            b"event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
+        );
+        assert_eq!(tap.open_block(), None);
+        tap.push(begin(1).as_bytes());
+        assert_eq!(tap.open_block(), Some(1));
+        let reading = Reading::default();
+        let so_far = SoFar {
+            reading: &reading,
+            events: 3,
+            produced: 9,
+            choices: 1,
+            open_block: tap.open_block(),
+            now: 1,
+        };
+        let last = last_events(Dialect::Messages, &so_far);
+        let last = std::str::from_utf8(&last).unwrap();
+        assert!(last.starts_with("event: content_block_stop\ndata: "), "{last}");
+        tap.push(last.as_bytes());
+        assert!(tap.is_ended() && tap.open_block().is_none());
     }
 }

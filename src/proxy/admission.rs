@@ -83,10 +83,13 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
     };
     let routes = &ctx.snapshot.routes;
     let fallbacks = routes.get(call.route).map_or(&[][..], |route| &route.fallback_models);
+    let may_use = |model: &&String| ctx.caller.as_ref().is_some_and(|c| c.models.matches(model));
+    let fallbacks = fallbacks.iter().filter(may_use);
     let others = facts.other_models.iter().chain(&facts.preset).chain(fallbacks);
     let worst = |model: &String| {
-        let (rates, _) = pricing.rates([model])?;
-        Some(rates.worst(prompt.most, output(model).0))
+        let output = output(model).0;
+        let rates = pricing.may_apply(model)?;
+        rates.iter().map(|rates| rates.worst(prompt.most, output)).max()
     };
     let all: Option<Vec<NanoUsd>> =
         std::iter::once(&facts.model).chain(others).map(worst).collect();

@@ -68,7 +68,7 @@ fn settled(ctx: &Ctx, admission: Admission, reading: &Reading) -> Option<Cost> {
     let last = || outcome.tries.last().map(|attempt| &attempt.model);
     let sent = outcome.trying.as_ref().map(|(_, model)| model).or_else(last);
     let sent = sent.map_or(asked, String::as_str);
-    let bill = bill(&used, || pricing.rates([asked, sent]));
+    let bill = bill(&used, || pricing.rates(asked, sent));
     drop(models);
     let Some(bill) = bill else {
         permit.settle(&Settlement::nothing());

@@ -16,20 +16,31 @@ pub(super) struct Pricing<'a> {
 }
 
 impl Pricing<'_> {
-    /// The price of the first of these names that has one, and who says so.
-    pub(super) fn rates<'n, N>(
-        &self,
-        names: impl IntoIterator<Item = &'n N> + Clone,
-    ) -> Option<(Rates, CostSource)>
-    where
-        N: AsRef<str> + ?Sized + 'n,
-    {
-        let configured = |name: &N| self.snapshot.prices.get(name.as_ref());
-        let listed = |name: &N| self.models.get(name.as_ref())?.prices.as_ref().map(of_catalogue);
-        let config = names.clone().into_iter().find_map(configured);
-        let config = config.map(|rates| (rates, CostSource::Config));
-        let catalogue = || names.into_iter().find_map(listed);
-        config.or_else(|| Some((catalogue()?, CostSource::Catalogue)))
+    /// The price of a model, and who says so: by the caller's name for it, or by the name that its
+    /// upstream knows.
+    pub(super) fn rates(&self, model: &str, sent: &str) -> Option<(Rates, CostSource)> {
+        let prices = &self.snapshot.prices;
+        let configured = prices.get(model).or_else(|| prices.get(sent));
+        let listed = || self.listed(model).or_else(|| self.listed(sent));
+        let config = configured.map(|rates| (rates, CostSource::Config));
+        config.or_else(|| Some((listed()?, CostSource::Catalogue)))
+    }
+
+    /// Every price that may turn out to be a model's, whichever upstream answers; `None` where none
+    /// is known.
+    pub(super) fn may_apply(&self, model: &str) -> Option<Vec<Rates>> {
+        let prices = &self.snapshot.prices;
+        if let Some(rates) = prices.get(model) {
+            return Some(vec![rates]);
+        }
+        let names = self.snapshot.upstreams.iter().map(|upstream| upstream.model_name(model));
+        let by_name = names.filter(|name| *name != model).filter_map(|name| prices.get(name));
+        let rates: Vec<Rates> = by_name.chain(self.listed(model)).collect();
+        (!rates.is_empty()).then_some(rates)
+    }
+
+    fn listed(&self, model: &str) -> Option<Rates> {
+        self.models.get(model)?.prices.as_ref().map(of_catalogue)
     }
 }
 

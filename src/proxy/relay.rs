@@ -353,6 +353,7 @@ fn last_events(caller: &Caller<'_>, call: &Call, tap: &StreamTap) -> Bytes {
         events: tap.events(),
         produced: tap.produced_tokens(),
         choices: call.facts.choices,
+        open_block: tap.open_block(),
         now: since_1970.unwrap_or_default().as_secs(),
     };
     let events = length::last_events(call.dialect, &so_far);

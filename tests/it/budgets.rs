@@ -443,3 +443,110 @@ async fn an_operator_is_warned_at_80_and_at_100_percent_once() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn every_endpoint_is_billed() {
+    let (origin, gateway) = budgeted("usd: 5, per: day").await;
+    let usage = json!({"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100});
+    let newer = json!({"input_tokens": 1_000, "output_tokens": 100, "total_tokens": 1_100});
+    let text = json!({"content": "hi"});
+    let cases = [
+        (CHAT, json!({"choices": [{"message": text}], "usage": usage}), 0.002),
+        ("/v1/completions", json!({"choices": [{"text": "hi"}], "usage": usage}), 0.002),
+        ("/v1/responses", json!({"status": "completed", "output": [], "usage": newer}), 0.002),
+        ("/v1/messages", json!({"type": "message", "content": [], "usage": newer}), 0.002),
+        (
+            "/v1/embeddings",
+            json!({"data": [], "usage": {"prompt_tokens": 1_000, "total_tokens": 1_000}}),
+            0.001,
+        ),
+    ];
+    let mut spent = 0.0;
+    for (path, reply, usd) in cases {
+        origin.next(Reply::json(200, &reply));
+        let body = match path {
+            "/v1/completions" => json!({"model": "acme/wisp-2-mini", "prompt": "hi"}),
+            "/v1/responses" | "/v1/embeddings" => {
+                json!({"model": "acme/wisp-2-mini", "input": "hi"})
+            }
+            _ => short(100),
+        };
+        gateway.post(path, &body).await.assert_ok();
+        spent += usd;
+        spent_becomes(&gateway, spent).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failover_is_billed_once_and_by_the_model_that_answered() {
+    let (bad, good) = (Origin::start().await, Origin::start().await);
+    bad.always(Reply::error(500));
+    let key = format!("name: tester, secret: \"{KEY}\", budget: {{ usd: 5, per: day }}");
+    let config = Config::new()
+        .without_keys()
+        .key(&key)
+        .upstream("bad", &bad.base_url(), "")
+        .upstream("good", &good.base_url(), "")
+        .route("models: [\"acme/dear\"], upstreams: [bad], fallback_models: [\"acme/cheap\"]")
+        .route("models: [\"*\"], upstreams: [bad, good], balance: priority, retry: { attempts: 3, budget: 1.0 }")
+        .section(
+            "prices: { \"acme/cheap\": { input_per_million: 1, output_per_million: 10 }, \
+             \"acme/dear\": { input_per_million: 100, output_per_million: 1000 } }",
+        );
+    let gateway = Gateway::start(&config).await;
+    let usage = json!({"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100});
+    good.always(Reply::json(
+        200,
+        &json!({"choices": [{"message": {"content": "hi"}}], "usage": usage}),
+    ));
+    let mut body = short(100);
+    body["model"] = json!("acme/dear");
+    let reply = gateway.post(CHAT, &body).await;
+    reply.assert_ok();
+    assert_eq!(gateway.log_of(&reply).await["cost_usd"], 0.002);
+    spent_becomes(&gateway, 0.002).await;
+    // The dearest of both was set aside.
+    body["max_tokens"] = json!(5_000);
+    assert_openai_error(&gateway.post(CHAT, &body).await, 429, "insufficient_quota");
+}
+
+#[tokio::test]
+async fn a_call_that_kept_us_waiting_for_too_long_costs_its_prompt() {
+    let origin = Origin::start().await;
+    let key = format!("name: tester, secret: \"{KEY}\", budget: {{ usd: 5, per: day }}");
+    let config = Config::new()
+        .without_keys()
+        .key(&key)
+        .upstream("main", &origin.base_url(), "timeouts: { first_byte: 200ms }")
+        .section(PRICES);
+    let gateway = Gateway::start(&config).await;
+    origin.always(Reply::silence());
+    assert_openai_error(&gateway.post(CHAT, &chat()).await, 504, "upstream_timeout");
+    let budget = gateway.status().await["you"]["budget"].clone();
+    let used = budget["used_usd"].as_f64().unwrap();
+    assert!(used > 0.000_005 && used < 0.000_1, "{budget}");
+    assert_eq!(budget["remaining_usd"], json!(5.0 - used), "nothing is held back");
+}
+
+#[tokio::test]
+async fn a_call_that_a_drain_cuts_is_billed_by_what_it_produced() {
+    let origin = Origin::start().await;
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let config = config(&origin, "usd: 5, per: month")
+        .server("drain: 300ms")
+        .section(&format!("store: {{ path: \"{}\" }}", data.display()));
+    let gateway = Gateway::start(&config).await;
+    let text = "The supplier shall deliver the goods within thirty days of the order. ";
+    let stream = (0..40).fold(Reply::stream(), |reply, _| reply.piece(delta(text)));
+    origin.next(stream.piece(delta("the end")).hang());
+    let mut client = gateway.client().await;
+    client.open(&Request::post(CHAT, &chat_stream())).await;
+    client.read_until("the end").await;
+    gateway.process.signal("TERM");
+    gateway.process.exit_code().await;
+    drop(gateway);
+    let gateway = Gateway::start(&config).await;
+    let used = money(&gateway, "used_usd").await;
+    assert!((0.005..0.007).contains(&used), "{used}");
+}

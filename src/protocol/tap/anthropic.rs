@@ -49,6 +49,7 @@ struct Delta {
 
 /// Reads one event of a stream.
 pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::Result<()> {
+    notes.is_block_open &= name != b"content_block_stop";
     if matches!(name, b"ping" | b"content_block_stop") && data.ends_with(b"}") {
         return Ok(());
     }
@@ -65,6 +66,10 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     // Text and thinking begin empty; a call of a tool is itself the first token.
     let block = message.block.0.0.as_deref();
     notes.has_token |= block.is_some_and(|kind| !matches!(kind, "text" | "thinking"));
+    if kind == "content_block_start" {
+        notes.blocks += 1;
+        notes.is_block_open = true;
+    }
     if kind == "content_block_delta" {
         notes.produce(message.delta.produced);
     } else {

@@ -75,6 +75,10 @@ struct Notes {
     garbled: u64,
     produced_bytes: u64,
     produced_tokens: Tally,
+    /// Anthropic's blocks that have begun.
+    blocks: u64,
+    /// Whether the last of them has not ended.
+    is_block_open: bool,
     /// Anthropic's counts, whose parts come in several events.
     counts: AnthropicCounts,
     /// A response holds a call of a tool.
@@ -184,6 +188,12 @@ impl StreamTap {
     #[must_use]
     pub fn produced_tokens(&self) -> u64 {
         self.notes.produced_tokens.tokens()
+    }
+
+    /// The number of Anthropic's block that has begun and not ended.
+    #[must_use]
+    pub fn open_block(&self) -> Option<u64> {
+        self.notes.blocks.checked_sub(1).filter(|_| self.notes.is_block_open)
     }
 
     /// What has been read so far.

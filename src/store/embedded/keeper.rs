@@ -135,7 +135,10 @@ impl Keeper {
             Ok(()) => {}
             Err(problem) => {
                 if !self.is_troubled {
-                    tracing::error!(problem, "the store cannot be written; budgets are refused");
+                    tracing::error!(
+                        problem,
+                        "the store cannot be written; calls of keys with a budget may be refused"
+                    );
                 }
                 self.is_troubled = true;
             }
