@@ -224,8 +224,12 @@ async fn deny_refuses_at_once_while_redis_hangs_and_serves_again_by_itself() {
     store_becomes(&gateways[0], "up", |store| store["state"] == "up").await;
     gateways[0].post(CHAT, &call()).await.assert_ok();
     let lines = gateways[0].process.stderr.json();
-    let said = |what: &str| lines.iter().filter(|line| line["message"] == what).count();
-    assert_eq!(said("the shared store is away; `store.on_down` decides"), 1);
+    let warned = |what: &str| {
+        let is_it = |line: &&Value| line["message"] == what && line["level"] == "warn";
+        lines.iter().filter(is_it).count()
+    };
+    assert_eq!(warned("the shared store is away; `store.on_down` decides"), 1);
+    assert_eq!(warned("the shared store is back"), 1);
 }
 
 #[tokio::test]

@@ -12,10 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Pauses before asking again for money that others are just returning: 3 ms, 6 ms, … in all
-/// about 90 ms.
+/// First pause before asking again for money that others are just returning; each further one lasts
+/// twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(3);
-const LAST_PAUSE: Duration = Duration::from_millis(48);
 
 /// A question whose answer is open. Dropped without one, its part of the lease is put back, and
 /// Redis is told that the call does not run.
@@ -56,7 +55,9 @@ impl Inner {
             // Others hold it idle and are asked to return it, or it is here, behind calls in flight.
             let is_coming = answer.decision == Decision::Budget
                 && (answer.elsewhere > 0 || lock(&entry.books).may_cover(ask));
-            if answer.decision == Decision::Stale || (is_coming && pause <= LAST_PAUSE) {
+            // The last question must leave Redis enough time, or its circuit would open for nothing.
+            let may_wait = Instant::now() + pause + WAIT / 2 < deadline;
+            if answer.decision == Decision::Stale || (is_coming && may_wait) {
                 sleep(if is_coming { pause } else { Duration::ZERO }).await;
                 pause *= 2;
                 continue;

@@ -5,7 +5,7 @@ use super::link::{Live, Trouble};
 use super::names::WANTED;
 use super::share::Share;
 use super::tell::Tell;
-use super::{Entry, Inner, lock};
+use super::{Entry, Inner, WAIT, lock};
 use rand::Rng as _;
 use redis::{PushInfo, PushKind, from_redis_value_ref};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub(super) async fn leave(inner: &Arc<Inner>) {
     let leaving = async {
         tell_all(inner, &live, inner.entries(), Tell::Return).await?;
         clear_claims(inner);
-        beat(inner, &live).await
+        beat(inner, &live, PATIENCE).await
     };
     // Who cannot be told learns it from the silence.
     let _told = timeout(FAREWELL, leaving).await;
@@ -62,7 +62,8 @@ pub(super) async fn leave(inner: &Arc<Inner>) {
 async fn connect(inner: &Arc<Inner>) -> Result<(Arc<Live>, UnboundedReceiver<PushInfo>), Trouble> {
     let (sender, pushes) = unbounded_channel();
     let live = Live::connect(&inner.client, inner.texts.clone(), sender).await?;
-    beat(inner, &live).await?;
+    // A Redis that is slower than requests may wait is of no use.
+    beat(inner, &live, WAIT).await?;
     tell_claims(inner, &live).await?;
     let entries = inner.entries();
     for entry in &entries {
@@ -105,10 +106,10 @@ fn wanted(push: &PushInfo) -> Option<String> {
     from_redis_value_ref(tag).ok()
 }
 
-async fn beat(inner: &Inner, live: &Live) -> Result<(), Trouble> {
+async fn beat(inner: &Inner, live: &Live, patience: Duration) -> Result<(), Trouble> {
     let leaves = inner.is_leaving.load(Ordering::Acquire);
     let asked = live.scripts.beat(&live.connection, &inner.replica, leaves);
-    let roll = live.answer(Instant::now() + PATIENCE, asked).await?;
+    let roll = live.answer(Instant::now() + patience, asked).await?;
     inner.set_clock(roll.redis_ms);
     if let Some(share) = Share::of(&inner.replica, &roll.alive) {
         inner.share.store(Some(Arc::new(share)));
@@ -118,8 +119,10 @@ async fn beat(inner: &Inner, live: &Live) -> Result<(), Trouble> {
 
 /// A beat, and whatever nobody has asked for: calls that still run, money that lies idle.
 async fn look_around(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Trouble> {
-    beat(inner, live).await?;
-    tell_all(inner, live, inner.entries(), Tell::News).await?;
+    beat(inner, live, PATIENCE).await?;
+    let has_news = |entry: &Arc<Entry>| !lock(&entry.books).is_quiet();
+    let entries = inner.entries().into_iter().filter(has_news).collect();
+    tell_all(inner, live, entries, Tell::News).await?;
     clear_claims(inner);
     Ok(())
 }

@@ -165,12 +165,16 @@ impl Link {
     /// A connection works.
     pub(super) fn up(&self, live: &Arc<Live>, now: Duration) {
         let mut condition = self.lock();
+        let was_away = std::mem::take(&mut condition.has_been_told);
         condition.is_up = true;
         condition.since = now;
-        condition.has_been_told = false;
         self.live.store(Some(Arc::clone(live)));
         drop(condition);
-        tracing::warn!("the shared store is there");
+        if was_away {
+            tracing::warn!("the shared store is back");
+        } else {
+            tracing::info!("the shared store is there");
+        }
     }
 
     /// A connection does not work any more: nobody is to use it, and who waits for it is let go.

@@ -38,6 +38,9 @@ use tokio::time::Instant;
 
 /// Longest wait of a request for Redis, in all.
 const WAIT: Duration = Duration::from_millis(250);
+/// Accounts that one reading of the metrics may ask Redis about; all others show what is known.
+const MAX_LOOKS: usize = 1_000;
+
 /// Limits and budgets in Redis or Valkey.
 #[derive(Debug, Clone)]
 pub struct Redis(Arc<Inner>);
@@ -200,7 +203,8 @@ impl Redis {
         let standing = books.standing(account, when);
         let is_unsure = books.is_unsure(when.here);
         drop(books);
-        if is_unsure && is_limited(account) && self.0.link.live().is_some() {
+        let is_worth_it = is_unsure && is_limited(account) && self.0.link.live().is_some();
+        if is_worth_it && lock(&self.0.dirty).len() < MAX_LOOKS {
             *lock(&entry.to_look) = Some(account.clone());
             self.0.tell(&entry);
         }

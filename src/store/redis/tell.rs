@@ -31,6 +31,15 @@ impl Books {
         }
     }
 
+    /// Whether there is nothing to tell and nothing that could come to be told by itself.
+    pub(super) fn is_quiet(&self) -> bool {
+        let is_settled = |lease: &Lease| lease.is_told() && lease.is_empty();
+        self.running.is_empty()
+            && self.ended.is_empty()
+            && self.away.is_empty()
+            && self.lease.iter().chain(&self.past).all(is_settled)
+    }
+
     /// The next report, if there is something to tell. To be closed with [`Books::reported`] or
     /// [`Books::unreported`].
     pub(super) fn report(&mut self, tell: Tell, replicas: u64, now: Duration) -> Option<Report> {

@@ -194,3 +194,29 @@ async fn who_has_no_limits_asks_nobody() {
     replica.settle(&account, &grant.hold, 5, 5);
     assert!(!replica.store.health().is_up);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_stays_in_redis_for_ever_but_budgets_in_all() {
+    let Some(server) = RedisServer::start().await else { return };
+    let replicas = replicas(&server, 1, OnDown::Deny).await;
+    for per in [Period::Day, Period::Month, Period::Total] {
+        let account = Account {
+            key: format!("{per:?}").into(),
+            requests_per_minute: Some(10),
+            tokens_per_minute: Some(100),
+            concurrent: Some(10),
+            budget: Some(Budget { limit: NanoUsd(1_000), per }),
+        };
+        let grant = granted(replicas[0].admit(&account, 10, 10).await);
+        replicas[0].settle(&account, &grant.hold, 5, 5);
+        granted(replicas[0].admit(&account, 10, 10).await);
+    }
+    let names = server.say("KEYS *").await.unwrap();
+    let names: Vec<_> = names.lines().filter(|line| line.starts_with("cirque:")).collect();
+    assert_eq!(names.len(), 1 + 3 * 4, "{names:?}");
+    for name in names {
+        let answer = server.say(&format!("PTTL {name}")).await.unwrap();
+        let ms: i64 = answer.lines().next().unwrap().trim_start_matches(':').parse().unwrap();
+        assert_eq!(ms < 0, name.ends_with(":total"), "{name}: {ms}");
+    }
+}
