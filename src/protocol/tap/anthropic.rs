@@ -49,7 +49,9 @@ struct Delta {
 
 /// Reads one event of a stream.
 pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::Result<()> {
-    notes.is_block_open &= name != b"content_block_stop";
+    if name == b"content_block_stop" {
+        notes.open_block = None;
+    }
     if matches!(name, b"ping" | b"content_block_stop") && data.ends_with(b"}") {
         return Ok(());
     }
@@ -67,8 +69,8 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     let block = message.block.0.0.as_deref();
     notes.has_token |= block.is_some_and(|kind| !matches!(kind, "text" | "thinking"));
     if kind == "content_block_start" {
+        notes.open_block = Some(notes.blocks);
         notes.blocks += 1;
-        notes.is_block_open = true;
     }
     if kind == "content_block_delta" {
         notes.produce(message.delta.produced);

@@ -77,8 +77,8 @@ struct Notes {
     produced_tokens: Tally,
     /// Anthropic's blocks that have begun.
     blocks: u64,
-    /// Whether the last of them has not ended.
-    is_block_open: bool,
+    /// The number of the one that has not ended.
+    open_block: Option<u64>,
     /// Anthropic's counts, whose parts come in several events.
     counts: AnthropicCounts,
     /// A response holds a call of a tool.
@@ -193,7 +193,7 @@ impl StreamTap {
     /// The number of Anthropic's block that has begun and not ended.
     #[must_use]
     pub fn open_block(&self) -> Option<u64> {
-        self.notes.blocks.checked_sub(1).filter(|_| self.notes.is_block_open)
+        self.notes.open_block
     }
 
     /// What has been read so far.

@@ -14,7 +14,7 @@ pub enum Reason {
     Memory,
     /// The spool was full; the oldest went.
     Room,
-    /// Its record on disk was damaged.
+    /// It could not be encoded, or its record on disk was damaged.
     Damage,
     /// It was too large for the destination, even cut.
     TooLarge,

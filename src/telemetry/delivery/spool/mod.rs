@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use tokio::sync::Notify;
 
 /// Segments are this share of the spool, so that one that must go for want of room is a small part.
@@ -30,6 +30,8 @@ pub struct Spool {
     folder: PathBuf,
     max_bytes: AtomicU64,
     index: Mutex<Index>,
+    /// What was seen last.
+    seen: Mutex<Holds>,
     /// There is something to read, or the right to deliver has come.
     grown: Notify,
     /// Written and not yet forced to the disk.
@@ -83,6 +85,7 @@ impl Spool {
             folder,
             max_bytes: AtomicU64::new(max_bytes),
             index: Mutex::default(),
+            seen: Mutex::default(),
             grown: Notify::new(),
             unsynced: Mutex::default(),
         }
@@ -150,9 +153,14 @@ impl Spool {
         self.lock_index().is_open
     }
 
-    /// What it holds now.
+    /// What it holds now; what it held when last asked, while the disk is being waited for: a
+    /// request asks for this, and must not hang with a disk that does.
     pub fn holds(&self) -> Holds {
-        let index = self.lock_index();
+        let index = match self.index.try_lock() {
+            Ok(index) => index,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return *lock(&self.seen),
+        };
         let (mut holds, mut is_first) = (Holds::default(), true);
         for (first, segment) in &index.segments {
             holds.bytes += segment.bytes;
@@ -163,6 +171,8 @@ impl Spool {
             }
         }
         (holds.is_ours, holds.is_open) = (index.lock.is_some(), index.is_open);
+        drop(index);
+        *lock(&self.seen) = holds;
         holds
     }
 

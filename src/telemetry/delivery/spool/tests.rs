@@ -219,6 +219,19 @@ fn several_that_wait_do_not_write_to_the_same_file() {
 }
 
 #[test]
+fn who_asks_what_there_is_never_waits_for_the_disk() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    process.write("one");
+    let before = process.spool.holds();
+    let busy = process.spool.lock_index();
+    assert_eq!(process.spool.holds(), before);
+    drop(busy);
+    process.write("two");
+    assert_eq!(process.spool.holds().records, 2);
+}
+
+#[test]
 fn prompts_on_disk_are_for_their_owner_alone() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = TempDir::new().unwrap();
