@@ -3,7 +3,7 @@
 //! One pass over the body's bytes: all text, names and JSON included, by [`tokens`](super::tokens),
 //! and a quarter more, because an estimate that reserves money must not be below. The JSON itself
 //! stands for what providers add around messages. Images, audio and files are not counted as text:
-//! see [`Media`].
+//! see `Media`.
 
 use super::tokens::Tally;
 use memchr::{memchr2, memmem};

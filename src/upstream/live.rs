@@ -196,7 +196,7 @@ impl Live {
         self.peak.observe(took, now);
     }
 
-    /// A call failed after this time. For balancing that is a reply that took [`FAILED`] at least:
+    /// A call failed after this time. For balancing that is a reply that took `FAILED` at least:
     /// one that refuses within a millisecond must not look quick.
     pub fn observe_failure(&self, took: Duration, now: Duration) {
         self.peak.observe(took.max(FAILED), now);

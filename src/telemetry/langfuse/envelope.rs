@@ -10,7 +10,7 @@ static BEFORE: LazyLock<String> = LazyLock::new(|| {
 });
 const AFTER: &str = "]}]}]}";
 
-/// The body of one export of these parts, each of which [`super::encode`] has made.
+/// The body of one export of these parts, each of which `encode` has made.
 pub fn envelope<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
     let mut body = BEFORE.as_bytes().to_vec();
     for (nth, part) in parts.into_iter().enumerate() {
