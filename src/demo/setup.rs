@@ -27,7 +27,8 @@ pub fn config_yaml(provider_address: SocketAddr, api_key: &str) -> String {
     base_url: "http://{provider_address}/{name}/v1"
     api_key: {key}
     priority: {priority}
-    timeouts: {{ connect: 1s, first_byte: 15s, first_token: 15s, idle: 5s, total: 2m }}"#
+    timeouts: {{ connect: 1s, first_byte: 15s, first_token: 15s, idle: 5s, total: 2m }}
+    breaker: {{ failures: 5, within: 30s, eject: 10s }}   # short enough to watch it come back"#
         )
         .unwrap_or_default(); // a String never fails
     }
