@@ -95,16 +95,24 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Writes one record down.
+    /// Writes records down, all of them with one call.
     ///
     /// # Errors
     /// Where the disk is full or the file has gone; then nothing was written.
-    pub(super) fn append(&mut self, record: &Record) -> io::Result<()> {
+    pub(super) fn append<'r, I>(&mut self, records: I) -> io::Result<()>
+    where
+        I: IntoIterator<Item = &'r Record, IntoIter: Clone>,
+    {
+        let records = records.into_iter();
         self.buffer.clear();
-        record.write(&mut self.buffer);
+        for record in records.clone() {
+            record.write(&mut self.buffer);
+        }
         self.file.write_all_at(&self.buffer, self.end)?;
         self.end += self.buffer.len() as u64;
-        self.note(record);
+        for record in records {
+            self.note(record);
+        }
         Ok(())
     }
 

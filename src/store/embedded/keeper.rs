@@ -11,20 +11,10 @@ use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often the ledger takes over, the disk is told, and a folder that failed is tried again.
 const BEAT: Duration = Duration::from_secs(1);
-
-/// What requests tell the keeper.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// A call of a key without a budget has ended.
-    Settled(Record),
-    /// The process ends.
-    Stop,
-}
 
 /// The keeper of one folder.
 #[derive(Debug)]
@@ -104,21 +94,28 @@ impl Keeper {
     }
 
     /// Works until told to stop.
-    pub(super) fn run(mut self, messages: &Receiver<Message>) {
+    pub(super) fn run(mut self) {
         let mut next = Instant::now() + BEAT;
+        let mut records = Vec::new();
         loop {
-            match messages.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(Message::Settled(record)) => lock(&self.shared.desk).settle(record),
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    self.beat();
-                    return;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+            let at_most = next.saturating_duration_since(Instant::now());
+            let mut gathered = self.shared.inbox.take(records, at_most);
+            let mut desk = lock(&self.shared.desk);
+            desk.lost += gathered.lost;
+            for record in gathered.records.drain(..) {
+                desk.wait(record);
+            }
+            drop(desk);
+            self.shared.catch_up();
+            if gathered.is_closed {
+                self.beat();
+                return;
             }
             if Instant::now() >= next {
                 self.beat();
                 next = Instant::now() + BEAT;
             }
+            records = gathered.records;
         }
     }
 
@@ -155,8 +152,8 @@ impl Open {
     /// anew where it has grown long.
     fn beat(&mut self, shared: &Shared) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let mut desk = lock(&shared.desk);
-        desk.catch_up();
+        shared.catch_up();
+        let desk = lock(&shared.desk);
         let is_behind = !desk.waiting.is_empty();
         let Some(journal) = &desk.journal else { return Ok(()) };
         let (end, file) = (journal.end, journal.handle().map_err(|error| text(&error))?);
@@ -220,9 +217,9 @@ fn unapplied(records: &[(Record, u64)], from: u64) -> Vec<Record> {
             source: CostSource::Estimate,
             is_counted: true,
             usage: Usage::default(),
-            key: reserved.key.clone(),
-            model: reserved.model.clone(),
-            upstream: String::new(),
+            key: Arc::clone(&reserved.key),
+            model: Arc::clone(&reserved.model),
+            upstream: "".into(),
         })
     });
     lacking.extend(lost);

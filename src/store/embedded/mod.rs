@@ -1,5 +1,6 @@
 //! The store of one machine: decisions in memory, a journal so that no spend is forgotten, a ledger.
 
+mod inbox;
 mod journal;
 mod keeper;
 mod ledger;
@@ -8,13 +9,13 @@ mod record;
 pub use ledger::{By, Line, report};
 
 use super::{Account, Ask, Funds, Grant, Hold, Moment, Purse, Seat, Settlement, Standing, Verdict};
+use inbox::Inbox;
 use journal::Journal;
-use keeper::{Keeper, Message};
+use keeper::Keeper;
 use record::{Record, Reserved, Settled};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -22,12 +23,13 @@ use std::time::SystemTime;
 /// Most ended calls that wait for a disk that is full or away; further ones are counted as lost.
 /// Calls of keys with a budget are never among those: without the disk they are not admitted.
 const MAX_WAITING: usize = 100_000;
+/// Records written to the journal at once: what a request that finds others waiting does for them.
+const CHUNK: usize = 256;
 
 /// The embedded store.
 #[derive(Debug)]
 pub struct Embedded {
     shared: Arc<Shared>,
-    sender: Sender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -41,6 +43,8 @@ struct Shared {
     seats: [Mutex<Seats>; SHARDS],
     hasher: RandomState,
     desk: Mutex<Desk>,
+    /// Ended calls without a reservation, which nobody waits for.
+    inbox: Inbox,
 }
 
 /// Where records are written down.
@@ -71,13 +75,12 @@ impl Embedded {
         let shared = Arc::new(Shared::default());
         let mut keeper = Keeper::new(folder, Arc::clone(&shared));
         let problem = keeper.open(now).err();
-        let (sender, receiver) = channel();
         let thread = std::thread::Builder::new().name("store".into());
-        let thread = thread.spawn(move || keeper.run(&receiver));
+        let thread = thread.spawn(move || keeper.run());
         if let Err(error) = &thread {
             tracing::error!(%error, "the store's thread could not be started");
         }
-        (Self { shared, sender, thread: Mutex::new(thread.ok()) }, problem)
+        (Self { shared, thread: Mutex::new(thread.ok()) }, problem)
     }
 
     /// See [`super::Store::admit`].
@@ -96,8 +99,8 @@ impl Embedded {
                 call: ask.call,
                 day: hold.day,
                 amount: hold.reserved,
-                key: account.key.to_string(),
-                model: ask.model.to_string(),
+                key: Arc::clone(&account.key),
+                model: Arc::clone(&ask.model),
             });
             if !lock(&self.shared.desk).reserve(&reserved) {
                 lock(&seat).withdraw(account, &hold, now);
@@ -124,9 +127,8 @@ impl Embedded {
             lock(&self.shared.desk).settle(settled(account, hold, settlement));
         } else if settlement.entry.is_some() {
             // Nothing is reserved, so that nothing is lost but a line of the ledger should the
-            // process die within the next millisecond.
-            let message = Message::Settled(settled(account, hold, settlement));
-            self.sender.send(message).ok();
+            // process die within the next milliseconds.
+            self.shared.inbox.put(settled(account, hold, settlement));
         }
         funds
     }
@@ -134,7 +136,7 @@ impl Embedded {
     /// Writes down the line of an ended call alone, for a store that counts elsewhere.
     pub fn enter(&self, account: &Account, hold: &Hold, settlement: &Settlement) {
         if settlement.entry.is_some() {
-            self.sender.send(Message::Settled(settled(account, hold, settlement))).ok();
+            self.shared.inbox.put(settled(account, hold, settlement));
         }
     }
 
@@ -148,7 +150,7 @@ impl Embedded {
 
     /// See [`super::Store::close`].
     pub fn close(&self) {
-        self.sender.send(Message::Stop).ok();
+        self.shared.inbox.close();
         if let Some(thread) = lock(&self.thread).take() {
             thread.join().ok();
         }
@@ -175,6 +177,11 @@ impl Shared {
         Arc::clone(seats.entry(Arc::clone(key)).or_default())
     }
 
+    /// Writes what waits as long as that works; a request that comes meanwhile waits for one write.
+    fn catch_up(&self) {
+        while lock(&self.desk).write_chunk() {}
+    }
+
     /// Takes over what an earlier process left.
     fn restore(&self, purses: &[(String, Purse)], journal: Journal) {
         for (key, purse) in purses {
@@ -188,29 +195,34 @@ impl Desk {
     /// Writes a reservation down; whether that worked. What waits comes first, so that a disk which
     /// has room again is known to have enough of it.
     fn reserve(&mut self, record: &Record) -> bool {
-        self.catch_up();
+        self.write_chunk();
         let Some(journal) = &mut self.journal else { return false };
-        self.waiting.is_empty() && journal.append(record).is_ok()
+        self.waiting.is_empty() && journal.append([record]).is_ok()
     }
 
     /// Writes an ended call down, now or once it can be.
     fn settle(&mut self, record: Record) {
-        if self.waiting.len() >= MAX_WAITING {
-            self.lost += 1;
-            return;
-        }
-        self.waiting.push_back(record);
-        self.catch_up();
+        self.wait(record);
+        self.write_chunk();
     }
 
-    fn catch_up(&mut self) {
-        let Some(journal) = &mut self.journal else { return };
-        while let Some(record) = self.waiting.front() {
-            if journal.append(record).is_err() {
-                return;
-            }
-            self.waiting.pop_front();
+    fn wait(&mut self, record: Record) {
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(record);
+        } else {
+            self.lost += 1;
         }
+    }
+
+    /// Writes some of what waits; whether more of it can be written.
+    fn write_chunk(&mut self) -> bool {
+        let count = self.waiting.len().min(CHUNK);
+        let Some(journal) = self.journal.as_mut().filter(|_| count > 0) else { return false };
+        if journal.append(self.waiting.iter().take(count)).is_err() {
+            return false;
+        }
+        self.waiting.drain(..count);
+        !self.waiting.is_empty()
     }
 }
 
@@ -223,9 +235,9 @@ fn settled(account: &Account, hold: &Hold, settlement: &Settlement) -> Record {
         source: entry.map_or(crate::protocol::usage::CostSource::None, |entry| entry.source),
         is_counted: entry.is_some(),
         usage: entry.map(|entry| entry.usage).unwrap_or_default(),
-        key: account.key.to_string(),
-        model: entry.map(|entry| entry.model.to_string()).unwrap_or_default(),
-        upstream: entry.map(|entry| entry.upstream.to_string()).unwrap_or_default(),
+        key: Arc::clone(&account.key),
+        model: entry.map(|entry| Arc::clone(&entry.model)).unwrap_or_default(),
+        upstream: entry.map(|entry| Arc::clone(&entry.upstream)).unwrap_or_default(),
     })
 }
 

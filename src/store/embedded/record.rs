@@ -3,6 +3,7 @@
 use super::super::period::Day;
 use super::super::{CallId, NanoUsd};
 use crate::protocol::usage::{CostSource, Usage};
+use std::sync::Arc;
 
 /// One fact of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub(super) struct Reserved {
     pub(super) call: CallId,
     pub(super) day: Day,
     pub(super) amount: NanoUsd,
-    pub(super) key: String,
-    pub(super) model: String,
+    pub(super) key: Arc<str>,
+    pub(super) model: Arc<str>,
 }
 
 /// An ended call.
@@ -33,9 +34,9 @@ pub(super) struct Settled {
     /// Calls it stands for in the ledger: none where nothing was used.
     pub(super) is_counted: bool,
     pub(super) usage: Usage,
-    pub(super) key: String,
-    pub(super) model: String,
-    pub(super) upstream: String,
+    pub(super) key: Arc<str>,
+    pub(super) model: Arc<str>,
+    pub(super) upstream: Arc<str>,
 }
 
 /// Length and checksum.
@@ -154,7 +155,7 @@ fn numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     }
 }
 
-fn texts(out: &mut Vec<u8>, texts: &[&String]) {
+fn texts(out: &mut Vec<u8>, texts: &[&str]) {
     for text in texts {
         let mut end = text.len().min(MAX_TEXT);
         while !text.is_char_boundary(end) {
@@ -191,9 +192,9 @@ impl<'b> Cursor<'b> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self) -> Option<String> {
+    fn text(&mut self) -> Option<Arc<str>> {
         let length = self.array().map(u16::from_le_bytes)?;
-        String::from_utf8(self.take(length.into())?.to_vec()).ok()
+        std::str::from_utf8(self.take(length.into())?).ok().map(Arc::from)
     }
 }
 
@@ -206,7 +207,8 @@ mod tests {
     fn record() -> impl Strategy<Value = Record> {
         let text = ".{0,40}";
         (any::<bool>(), any::<[u32; 7]>(), 0_usize..5, any::<bool>(), [text, text, text]).prop_map(
-            |(is_reserved, n, source, is_counted, [key, model, upstream])| {
+            |(is_reserved, n, source, is_counted, texts)| {
+                let [key, model, upstream] = texts.map(Arc::from);
                 let [call, day, nano, input, cached_input, output, reasoning] = n.map(u64::from);
                 let (call, day) = (CallId(call), Day(day.cast_signed()));
                 if is_reserved {
@@ -271,8 +273,8 @@ mod tests {
             call: CallId(1),
             day: Day(2),
             amount: NanoUsd(3),
-            key: "é".repeat(400),
-            model: String::new(),
+            key: "é".repeat(400).into(),
+            model: "".into(),
         });
         let mut bytes = Vec::new();
         record.write(&mut bytes);
