@@ -10,7 +10,7 @@ use super::facts::Facts;
 use super::output;
 use super::secrets::Striker;
 use super::semconv;
-use super::span::{Span, SpanKind, Start};
+use super::span::{Span, SpanKind, Start, Strike};
 use super::trace::Trace;
 use crate::protocol::usage::{Cost, CostSource, Usage};
 use crate::telemetry::exchange::{Attempt, Exchange};
@@ -18,7 +18,7 @@ use crate::telemetry::line::Timestamp;
 use crate::telemetry::metrics::Outcome;
 use std::time::SystemTime;
 
-/// Appends the spans of one call, comma-joined, and says how many; none where this destination does
+/// Appends the spans of one call, joined by commas, and says how many; none where this destination does
 /// not want the call.
 ///
 /// The same call and the same destination give the same bytes. They are UTF-8, and hold no key.
@@ -29,23 +29,17 @@ pub fn encode(trace: &Trace, to: &Destination, out: &mut Vec<u8>) -> usize {
     let striker = trace.secrets.striker(trace.presented.as_ref());
     let is_full = to.is_full(trace.key.capture);
     let facts = Facts::of(trace, to, is_full, &striker);
-    let mut spans = Vec::new();
-    let encoder = Encoder { trace, to, striker: &striker, facts: &facts };
-    let tries = trace.exchange.tries.as_slice();
-    let count = match tries {
-        [] | [_] => {
-            encoder.single(&mut spans);
-            1
-        }
-        several => {
-            encoder.root(&mut spans);
-            for (number, attempt) in (1..).zip(several) {
-                encoder.attempt(&mut spans, number, attempt);
-            }
-            1 + several.len()
-        }
-    };
-    out.append(&mut spans);
+    let mut encoder =
+        Encoder { trace, to, striker: &striker, strike: Strike::Afterwards, facts: &facts };
+    let start = out.len();
+    let count = encoder.all(out);
+    // Hardly any call quotes a key, and one look at the whole costs less than one at each text. A key
+    // within a text stands within the whole in the same bytes.
+    if out.get(start..).is_some_and(|written| striker.finds_any(written)) {
+        out.truncate(start);
+        encoder.strike = Strike::Each;
+        return encoder.all(out);
+    }
     count
 }
 
@@ -53,10 +47,26 @@ struct Encoder<'e> {
     trace: &'e Trace,
     to: &'e Destination,
     striker: &'e Striker<'e>,
+    strike: Strike,
     facts: &'e Facts<'e>,
 }
 
 impl Encoder<'_> {
+    /// Every span of the call; how many there are.
+    fn all(&self, out: &mut Vec<u8>) -> usize {
+        let tries = self.trace.exchange.tries.as_slice();
+        if tries.len() < 2 {
+            self.single(out);
+            return 1;
+        }
+        self.root(out);
+        for (number, attempt) in (1..).zip(tries) {
+            out.push(b',');
+            self.attempt(out, number, attempt);
+        }
+        1 + tries.len()
+    }
+
     /// A call that at most one upstream was asked for.
     fn single(&self, out: &mut Vec<u8>) {
         let exchange = &self.trace.exchange;
@@ -98,7 +108,7 @@ impl Encoder<'_> {
             to: from + attempt.took,
             error: failure.as_deref(),
         };
-        let mut span = Span::begin(out, self.striker, &start);
+        let mut span = Span::begin(out, (self.striker, self.strike), &start);
         self.common(&mut span);
         span.short(TYPE, GENERATION);
         if is_last {
@@ -132,7 +142,7 @@ impl Encoder<'_> {
             to: exchange.started + exchange.duration,
             error: self.facts.error.as_deref(),
         };
-        Span::begin(out, self.striker, &start)
+        Span::begin(out, (self.striker, self.strike), &start)
     }
 
     /// What belongs to the trace, on every span: Langfuse 4 looks at spans alone.

@@ -94,6 +94,11 @@ impl Striker<'_> {
         }
     }
 
+    /// Whether a key stands anywhere in this.
+    pub(super) fn finds_any(&self, text: &[u8]) -> bool {
+        !self.find(text).is_empty()
+    }
+
     fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
         let mut found: Vec<Range<usize>> = Vec::new();
         if let Some(known) = self.known {

@@ -1,5 +1,5 @@
 //! One span as OTLP's JSON, written piece by piece: every text that goes in passes one place, which
-//! strikes keys out.
+//! can strike keys out.
 
 use super::cut::clamp;
 use super::scrub::quote;
@@ -35,25 +35,36 @@ pub(super) struct Start<'s> {
     pub(super) error: Option<&'s str>,
 }
 
+/// Whether texts are looked through for keys as they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strike {
+    /// No: whoever writes them looks through the whole once it is written.
+    Afterwards,
+    /// Yes, each of them.
+    Each,
+}
+
 /// A span's attributes, one after the other.
 pub(super) struct Span<'o, 's> {
     out: &'o mut Vec<u8>,
     striker: &'s Striker<'s>,
+    strike: Strike,
     is_first: bool,
 }
 
 impl<'o, 's> Span<'o, 's> {
     /// Begins a span.
-    pub(super) fn begin(out: &'o mut Vec<u8>, striker: &'s Striker<'s>, start: &Start<'_>) -> Self {
-        if !out.is_empty() {
-            out.push(b',');
-        }
+    pub(super) fn begin(
+        out: &'o mut Vec<u8>,
+        (striker, strike): (&'s Striker<'s>, Strike),
+        start: &Start<'_>,
+    ) -> Self {
         // Writing into memory does not fail.
         drop(write!(out, r#"{{"traceId":"{}","spanId":"{}""#, start.trace, start.span));
         if let Some(parent) = start.parent {
             drop(write!(out, r#","parentSpanId":"{parent}""#));
         }
-        let mut span = Self { out, striker, is_first: true };
+        let mut span = Self { out, striker, strike, is_first: true };
         span.raw(br#","name":"#);
         span.value(start.name, SHORT_CHARS);
         drop(write!(
@@ -158,9 +169,11 @@ impl<'o, 's> Span<'o, 's> {
             // Struck out before it is cut, or a part of a key would stay.
             quote(self.out, clamp(&self.striker.strike(text.to_owned()), chars));
         }
-        self.out.pop();
-        self.striker.strike_quoted(self.out, start);
-        self.out.push(b'"');
+        if self.strike == Strike::Each {
+            self.out.pop();
+            self.striker.strike_quoted(self.out, start);
+            self.out.push(b'"');
+        }
     }
 
     /// The key of an attribute, a word of our own.
