@@ -104,6 +104,11 @@ impl Catalogue {
         self.by_id.get(id).map(|item| &item.entry)
     }
 
+    /// What is known of every model.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.items.iter().map(|item| &item.entry)
+    }
+
     /// The names callers use, in the order of the list.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.items.iter().map(|item| &*item.id)

@@ -35,6 +35,18 @@ impl Rates {
         self.call.plus(NanoUsd::of_fine(fine))
     }
 
+    /// The dearer of both, price by price.
+    #[must_use]
+    pub fn dearer(&self, other: &Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            cached_input: self.cached_input.max(other.cached_input),
+            cache_write: self.cache_write.max(other.cache_write),
+            output: self.output.max(other.output),
+            call: self.call.max(other.call),
+        }
+    }
+
     /// The most that so many tokens can cost, whatever a cache does.
     #[must_use]
     pub fn worst(&self, input: u64, output: u64) -> NanoUsd {
@@ -82,6 +94,11 @@ impl Prices {
             by_name: names.into_iter().map(|(name, price)| (name.clone(), price.into())).collect(),
             patterns: patterns.collect(),
         }
+    }
+
+    /// Every price there is.
+    pub fn all(&self) -> impl Iterator<Item = &Rates> {
+        self.by_name.values().chain(self.patterns.iter().map(|(_, rates)| rates))
     }
 
     /// The price of a model.

@@ -26,6 +26,24 @@ pub struct Usage {
     pub output_total: u64,
 }
 
+impl Usage {
+    /// The tokens of two calls together.
+    #[must_use]
+    pub const fn plus(&self, other: &Self) -> Self {
+        Self {
+            input: self.input.saturating_add(other.input),
+            cached_input: self.cached_input.saturating_add(other.cached_input),
+            output: self.output.saturating_add(other.output),
+            reasoning: self.reasoning.saturating_add(other.reasoning),
+            cache_write: self.cache_write.saturating_add(other.cache_write),
+            input_audio: self.input_audio.saturating_add(other.input_audio),
+            output_audio: self.output_audio.saturating_add(other.output_audio),
+            input_total: self.input_total.saturating_add(other.input_total),
+            output_total: self.output_total.saturating_add(other.output_total),
+        }
+    }
+}
+
 /// Money of one call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {

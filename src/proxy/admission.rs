@@ -19,8 +19,12 @@ const BYTES_A_TOKEN: u64 = 4;
 pub(super) struct Admission {
     /// To be settled when the call ends.
     pub(super) permit: Permit,
-    /// Input tokens, roughly.
-    pub(super) prompt: u64,
+    /// Input tokens.
+    pub(super) prompt: Estimate,
+    /// The longest output, all choices together.
+    pub(super) output: u64,
+    /// Whether the price was known, so that what is reserved is the most it can cost.
+    pub(super) is_priced: bool,
     /// Output tokens, roughly, at which its stream is cut.
     pub(super) cap: Option<u64>,
 }
@@ -59,21 +63,26 @@ pub(super) async fn admit(ctx: &mut Ctx, call: &Call) -> Result<(), Rejection> {
     // must not cut what they would have ended a little later by themselves.
     let slack = if weight.is_named { weight.output / 2 } else { 0 };
     let cap = is_paid.then(|| weight.output.saturating_add(slack));
-    ctx.admission = Some(Admission { permit, prompt: weight.prompt.likely, cap });
+    let Weight { prompt, output, .. } = weight;
+    ctx.admission =
+        Some(Admission { permit, prompt, output, is_priced: weight.worst.is_some(), cap });
     Ok(())
 }
 
 fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
     let facts = &call.facts;
+    let default = ctx.snapshot.config.limits.default_max_output_tokens;
     if !account.is_metered() {
         let likely = call.body.len() as u64 / BYTES_A_TOKEN;
         let prompt = Estimate { likely, most: likely };
-        return Weight { prompt, output: 0, is_named: false, worst: Some(NanoUsd::ZERO) };
+        // Only for the ledger, should nobody say it: no caller may write there what it likes.
+        let output = facts.max_output_tokens.map_or(default, |named| named.min(default));
+        let output = if call.dialect == Dialect::Embeddings { 0 } else { output };
+        return Weight { prompt, output, is_named: false, worst: Some(NanoUsd::ZERO) };
     }
     let prompt = prompt::estimate(&call.body);
     let models = ctx.shared.current.models.load();
     let pricing = Pricing { snapshot: &ctx.snapshot, models: &models };
-    let default = ctx.snapshot.config.limits.default_max_output_tokens;
     let output = |model: &str| {
         if call.dialect == Dialect::Embeddings {
             return (0, true);

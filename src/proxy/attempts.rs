@@ -11,6 +11,7 @@ use super::relay::{self, Relayed, Reply};
 use super::respond::{self, Signature};
 use super::round::{Next, Nobody, Round};
 use super::send;
+use super::work::Answer;
 use crate::error::{Kind, Rejection};
 use crate::protocol::errors;
 use crate::routing::{self, RetryBudget, Route};
@@ -256,9 +257,9 @@ async fn reach(
     upstream: &Upstream,
     clock: &mut Clock,
 ) -> Result<(Connection, Box<ResponseHeader>), Stopped> {
-    let connectors = &ctx.shared.connectors;
     let mut stale = 0;
     loop {
+        let connectors = &ctx.shared.connectors;
         let mut connection = forward::connect(connectors, upstream, caller, clock).await?;
         let begun = Instant::now();
         let answered = talk(caller, ctx, call, upstream, (&mut connection, clock)).await;
@@ -274,11 +275,12 @@ async fn reach(
                 if matches!(&stopped, Stopped::Failed(f) if f.outcome == Outcome::Timeout) {
                     connection.retire();
                 }
-                connection.discard(connectors).await;
+                connection.discard(&ctx.shared.connectors).await;
                 stale += usize::from(dead);
                 if !dead || stale > STALE_CONNECTIONS {
                     return Err(stopped);
                 }
+                ctx.outcome.work.is_out = false;
             }
         }
     }
@@ -286,7 +288,7 @@ async fn reach(
 
 async fn talk(
     caller: &mut Caller<'_>,
-    ctx: &Ctx,
+    ctx: &mut Ctx,
     call: &Call,
     upstream: &Upstream,
     (connection, clock): (&mut Connection, &mut Clock),
@@ -302,7 +304,8 @@ async fn talk(
         forward::for_http2(&mut request, upstream);
     }
     clock.request_sent(&upstream.config.timeouts, call.stream(), Instant::now());
-    send::send(connection, request, &body, caller, clock).await?;
+    let is_out = &mut ctx.outcome.work.is_out;
+    send::send(connection, request, &body, caller, clock, is_out).await?;
     caller.drain = upstream.config.on_disconnect == OnDisconnect::Drain;
     drop(body);
     // A large body may have taken long to send; the wait for its reply begins here.
@@ -320,8 +323,10 @@ async fn relay(
     reply: Reply<'_>,
     clock: &mut Clock,
 ) -> Result<Relayed, Stopped> {
-    let status = reply.header.status.as_u16();
-    match judge::status(status) {
+    let judgement = judge::status(reply.header.status.as_u16());
+    let is_good = judgement == Judgement::Good;
+    ctx.outcome.work.answer = if is_good { Answer::Good } else { Answer::Bad };
+    match judgement {
         Judgement::Good
             if relay::is_event_stream(&reply.header) && !relay::is_encoded(&reply.header) =>
         {

@@ -3,8 +3,10 @@
 use super::admission::Admission;
 use super::context::Ctx;
 use super::pricing::Pricing;
-use crate::error::Kind;
+use super::work::Answer;
 use crate::limits::prices::Rates;
+use crate::protocol::Dialect;
+use crate::protocol::prompt::Estimate;
 use crate::protocol::tap::Reading;
 use crate::protocol::usage::{Cost, CostSource, Usage};
 use crate::store::{Entry, NanoUsd, Settlement};
@@ -19,12 +21,33 @@ struct Used {
     is_open: bool,
     /// Dollars as the upstream counted them.
     upstream_usd: Option<f64>,
-    /// Input tokens by our estimate.
-    prompt: u64,
-    /// Output tokens by our estimate.
-    produced: u64,
-    /// Whether an upstream may have worked for it: it answered, or it was left in the middle.
+    /// Output tokens by our estimate; `None` where nobody has seen the reply, or all of it.
+    produced: Option<u64>,
+    /// Whether an upstream may have worked for it.
     has_worked: bool,
+}
+
+/// What a call was admitted with.
+#[derive(Debug, Clone, Copy)]
+struct Stake {
+    /// Input tokens.
+    prompt: Estimate,
+    /// The longest output.
+    output: u64,
+    /// What was reserved; nothing without a budget.
+    reserved: NanoUsd,
+    /// Whether a budget stands behind it.
+    has_budget: bool,
+    /// Whether what is reserved is the most it can cost, and not all that was left.
+    is_priced: bool,
+}
+
+/// The prices that may be asked for.
+struct Prices<R, D> {
+    /// The model's own, and who says so.
+    of_model: R,
+    /// The dearest of any model.
+    dearest: D,
 }
 
 /// What a call costs, and who says so.
@@ -51,24 +74,26 @@ pub(super) fn settle_by(ctx: &mut Ctx, reading: &Reading) {
 
 /// The cost for the record; `None` where nothing was used.
 fn settled(ctx: &Ctx, admission: Admission, reading: &Reading) -> Option<Cost> {
-    let Admission { permit, prompt, .. } = admission;
+    let Admission { permit, prompt, output, is_priced, .. } = admission;
     let outcome = &ctx.outcome;
-    let used = Used {
-        usage: reading.usage,
-        is_open: ctx.stream && reading.finish.is_none(),
-        upstream_usd: reading.upstream_cost_usd,
-        prompt,
-        produced: outcome.produced_tokens,
-        has_worked: has_worked(ctx),
-    };
-    let models = ctx.shared.current.models.load();
-    let pricing = Pricing { snapshot: &ctx.snapshot, models: &models };
+    let has_budget = ctx.caller.as_ref().is_some_and(|caller| caller.account.budget.is_some());
+    let stake = Stake { prompt, output, reserved: permit.reserved(), has_budget, is_priced };
+    let used = used(ctx, reading);
     let asked = outcome.fallback_model.as_deref().unwrap_or(permit.model());
     // The call under way is among those tried only once it has ended.
     let last = || outcome.tries.last().map(|attempt| &attempt.model);
     let sent = outcome.trying.as_ref().map(|(_, model)| model).or_else(last);
     let sent = sent.map_or(asked, String::as_str);
-    let bill = bill(&used, || pricing.rates(asked, sent));
+    let models = ctx.shared.current.models.load();
+    let pricing = Pricing { snapshot: &ctx.snapshot, models: &models };
+    let priced = |used: &Used, asked: &str, sent: &str| {
+        let of_model = || pricing.rates(asked, sent);
+        bill(used, &stake, Prices { of_model, dearest: || pricing.dearest() })
+    };
+    let last = priced(&used, asked, sent);
+    let earlier = unseen(ctx.stream || is_embedding(ctx));
+    let earlier = outcome.unbilled.iter().filter_map(|(asked, sent)| priced(&earlier, asked, sent));
+    let bill = earlier.fold(last, |bill, estimate| Some(together(bill, estimate)));
     drop(models);
     let Some(bill) = bill else {
         permit.settle(&Settlement::nothing());
@@ -82,49 +107,109 @@ fn settled(ctx: &Ctx, admission: Admission, reading: &Reading) -> Option<Cost> {
     };
     let tokens = bill.usage.input_total.saturating_add(bill.usage.output_total);
     permit.settle(&Settlement { tokens, cost: bill.cost, entry: Some(entry) });
-    let usd = used.upstream_usd.unwrap_or_else(|| bill.cost.usd());
+    let is_all = bill.source == CostSource::Upstream;
+    let usd = used.upstream_usd.filter(|_| is_all).unwrap_or_else(|| bill.cost.usd());
     Some(Cost { usd, source: bill.source })
 }
 
-/// Whether an upstream may have worked for the call. One that answered with an error has not, one
-/// that was left, or kept us waiting for too long, has.
-fn has_worked(ctx: &Ctx) -> bool {
+fn is_embedding(ctx: &Ctx) -> bool {
+    ctx.dialect() == Some(Dialect::Embeddings)
+}
+
+/// What is known of the upstream call that was the last.
+fn used(ctx: &Ctx, reading: &Reading) -> Used {
     let outcome = &ctx.outcome;
-    if outcome.attempts == 0 {
-        return false;
+    let work = outcome.work;
+    // Of a call that runs nothing is known but what its reply has said.
+    let ended = match &outcome.trying {
+        Some(_) => None,
+        None => outcome.tries.last().map(|attempt| attempt.outcome),
+    };
+    let has_worked = outcome.attempts > 0
+        && (work.may_be_billed(ended, ctx.stream) || outcome.produced_tokens > 0);
+    let is_counted = work.is_measured || ctx.stream && work.answer != Answer::Good;
+    // Of embeddings no byte is output.
+    let produced = if is_embedding(ctx) { 0 } else { outcome.produced_tokens };
+    let produced = (is_counted || is_embedding(ctx)).then_some(produced);
+    Used {
+        usage: reading.usage,
+        is_open: ctx.stream && reading.finish.is_none(),
+        upstream_usd: reading.upstream_cost_usd,
+        produced,
+        has_worked,
     }
-    let was_left = [Kind::UpstreamTimeout, Kind::Draining, Kind::Internal];
-    let was_left = outcome.cancelled
-        || was_left.iter().any(|kind| outcome.error_code == Some(kind.row().code));
-    let is_error = outcome.error_code.is_some() || outcome.status.is_none_or(|s| s >= 400);
-    was_left || !is_error || outcome.produced_tokens > 0
+}
+
+/// What is known of a call that was sent and not waited for: a stream stops where it is left, before
+/// its first token, and a plain reply is written to its end.
+const fn unseen(has_no_output: bool) -> Used {
+    let produced = if has_no_output { Some(0) } else { None };
+    Used { usage: None, is_open: false, upstream_usd: None, produced, has_worked: true }
+}
+
+/// One bill for two upstream calls, of which the second is an estimate.
+fn together(bill: Option<Bill>, estimate: Bill) -> Bill {
+    bill.map_or(estimate, |bill| Bill {
+        usage: bill.usage.plus(&estimate.usage),
+        cost: bill.cost.plus(estimate.cost),
+        source: CostSource::Estimate,
+    })
 }
 
 /// What the call cost: by the upstream's own figure, else by its tokens and the price that is
-/// known. Where it named no tokens, ours are estimates and so is the cost. `None` where nothing was
-/// used.
-fn bill(used: &Used, rates: impl FnOnce() -> Option<(Rates, CostSource)>) -> Option<Bill> {
+/// known. Where it named no tokens, ours are estimates and so is the cost; where nobody has seen
+/// what it wrote, it is the most it may have written. `None` where nothing was used.
+fn bill<R, D>(used: &Used, stake: &Stake, prices: Prices<R, D>) -> Option<Bill>
+where
+    R: FnOnce() -> Option<(Rates, CostSource)>,
+    D: FnOnce() -> Rates,
+{
     if !used.has_worked && used.usage.is_none() && used.upstream_usd.is_none() {
         return None;
     }
-    let named = used.usage.filter(|usage| !used.is_open || usage.output_total >= used.produced);
-    let usage = named.unwrap_or_else(|| estimated(used));
+    let produced = used.produced.unwrap_or_default();
+    let named = used.usage.filter(|usage| !used.is_open || usage.output_total >= produced);
+    let usage = named.unwrap_or_else(|| estimated(used, stake));
     if let Some(usd) = used.upstream_usd {
         let cost = NanoUsd::from_usd(usd);
         return Some(Bill { usage, cost, source: CostSource::Upstream });
     }
-    let Some((rates, said_by)) = rates() else {
-        return Some(Bill { usage, cost: NanoUsd::ZERO, source: CostSource::None });
+    let known = (prices.of_model)();
+    let cost = match (known, named) {
+        (Some((rates, source)), Some(_)) => {
+            return Some(Bill { usage, cost: rates.cost(&usage), source });
+        }
+        // What the whole reservation was made for.
+        (Some((rates, _)), None) if used.produced.is_none() && stake.is_priced => {
+            rates.worst(usage.input_total, usage.output_total).max(stake.reserved)
+        }
+        (Some((rates, _)), None) => rates.cost(&usage),
+        // Its end would have said the price, or not; who leaves before it must not call for free.
+        (None, None) if stake.has_budget => {
+            let cost = (prices.dearest)().cost(&usage);
+            if stake.is_priced { cost } else { cost.min(stake.reserved) }
+        }
+        (None, _) => {
+            return Some(Bill { usage, cost: NanoUsd::ZERO, source: CostSource::None });
+        }
     };
-    let source = if named.is_some() { said_by } else { CostSource::Estimate };
-    Some(Bill { usage, cost: rates.cost(&usage), source })
+    Some(Bill { usage, cost, source: CostSource::Estimate })
 }
 
 /// The upstream's count of the input, where it has named one, and our own of what it produced.
-fn estimated(used: &Used) -> Usage {
-    let input = Usage { input: used.prompt, input_total: used.prompt, ..Usage::default() };
-    let begun = used.usage.filter(|usage| usage.input_total > 0).unwrap_or(input);
-    Usage { output: used.produced, reasoning: 0, output_total: used.produced, ..begun }
+fn estimated(used: &Used, stake: &Stake) -> Usage {
+    let Some(produced) = used.produced else {
+        return of_ours(stake.prompt.most, stake.output);
+    };
+    match used.usage.filter(|usage| usage.input_total > 0) {
+        Some(begun) => Usage { output: produced, reasoning: 0, output_total: produced, ..begun },
+        None => of_ours(stake.prompt.likely, produced),
+    }
+}
+
+/// Tokens of which only the side is known.
+fn of_ours(input: u64, output: u64) -> Usage {
+    Usage { input, output, input_total: input, output_total: output, ..Usage::default() }
 }
 
 #[cfg(test)]
@@ -136,25 +221,47 @@ mod tests {
         usage: None,
         is_open: false,
         upstream_usd: None,
-        prompt: 100,
-        produced: 50,
+        produced: Some(50),
         has_worked: true,
     };
+    const UNSEEN: Used = unseen(false);
+    /// A millionth of a dollar a token: 125 + 400 tokens.
+    const STAKE: Stake = Stake {
+        prompt: Estimate { likely: 100, most: 125 },
+        output: 400,
+        reserved: NanoUsd(525_000),
+        has_budget: true,
+        is_priced: true,
+    };
+    const FREE: Stake = Stake { reserved: NanoUsd::ZERO, has_budget: false, ..STAKE };
+    /// No price was known: all that was left is reserved.
+    const UNPRICED: Stake = Stake { reserved: NanoUsd(9_000_000), is_priced: false, ..STAKE };
 
     fn usage() -> Usage {
         Usage { input: 10, output: 5, input_total: 10, output_total: 5, ..Usage::default() }
     }
 
+    fn at(usd_per_million: f64) -> Rates {
+        let price = TokenPrice::per_million(usd_per_million);
+        Rates { input: price, output: price, ..Rates::default() }
+    }
+
     #[expect(clippy::unnecessary_wraps, reason = "what is looked up is an option")]
     fn rates() -> Option<(Rates, CostSource)> {
-        let price = TokenPrice::per_million(1.0);
-        let rates = Rates { input: price, output: price, ..Rates::default() };
-        Some((rates, CostSource::Config))
+        Some((at(1.0), CostSource::Config))
+    }
+
+    fn said_for(
+        stake: &Stake,
+        used: &Used,
+        rates: Option<(Rates, CostSource)>,
+    ) -> Option<(u64, CostSource, u64)> {
+        let bill = bill(used, stake, Prices { of_model: || rates, dearest: || at(10.0) })?;
+        Some((bill.cost.0, bill.source, bill.usage.input_total))
     }
 
     fn said(used: &Used, rates: Option<(Rates, CostSource)>) -> Option<(u64, CostSource, u64)> {
-        let bill = bill(used, || rates)?;
-        Some((bill.cost.0, bill.source, bill.usage.input_total))
+        said_for(&STAKE, used, rates)
     }
 
     #[test]
@@ -169,15 +276,52 @@ mod tests {
     #[test]
     fn who_names_no_tokens_is_billed_by_what_was_produced() {
         assert_eq!(said(&SILENT, rates()), Some((150_000, CostSource::Estimate, 100)));
-        let before_the_first = Used { produced: 0, ..SILENT };
+        let before_the_first = Used { produced: Some(0), ..SILENT };
         assert_eq!(said(&before_the_first, rates()), Some((100_000, CostSource::Estimate, 100)));
+    }
+
+    #[test]
+    fn what_nobody_has_seen_costs_all_that_was_reserved_for_it() {
+        assert_eq!(said(&UNSEEN, rates()), Some((525_000, CostSource::Estimate, 125)));
+        let dearer = Stake { reserved: NanoUsd(700_000), ..STAKE };
+        let said = |stake: &Stake| said_for(stake, &UNSEEN, rates());
+        assert_eq!(said(&dearer), Some((700_000, CostSource::Estimate, 125)), "another model's");
+        assert_eq!(said(&FREE), Some((525_000, CostSource::Estimate, 125)));
+        let late = said(&UNPRICED);
+        assert_eq!(late, Some((525_000, CostSource::Estimate, 125)), "the price came meanwhile");
+        let told = Used { usage: Some(usage()), ..UNSEEN };
+        assert_eq!(said_for(&STAKE, &told, rates()), Some((15_000, CostSource::Config, 10)));
+    }
+
+    #[test]
+    fn who_leaves_before_a_price_is_known_pays_the_dearest() {
+        let said = |stake: &Stake, used: &Used| said_for(stake, used, None);
+        assert_eq!(said(&UNPRICED, &SILENT), Some((1_500_000, CostSource::Estimate, 100)));
+        assert_eq!(said(&UNPRICED, &UNSEEN), Some((5_250_000, CostSource::Estimate, 125)));
+        let last_cent = Stake { reserved: NanoUsd(7), ..UNPRICED };
+        assert_eq!(said(&last_cent, &SILENT), Some((7, CostSource::Estimate, 100)));
+        assert_eq!(said(&FREE, &SILENT), Some((0, CostSource::None, 100)), "nobody's budget");
+    }
+
+    #[test]
+    fn calls_before_the_last_are_added_as_an_estimate() {
+        let named = Used { usage: Some(usage()), ..SILENT };
+        let prices = || Prices { of_model: rates, dearest: || at(10.0) };
+        let last = bill(&named, &STAKE, prices());
+        let earlier = bill(&UNSEEN, &STAKE, prices()).unwrap();
+        let sum = together(last, earlier);
+        assert_eq!((sum.cost, sum.source), (NanoUsd(540_000), CostSource::Estimate));
+        assert_eq!((sum.usage.input_total, sum.usage.output_total), (135, 405));
+        assert_eq!(together(None, earlier), earlier);
+        let stream = bill(&unseen(true), &STAKE, prices()).unwrap();
+        assert_eq!((stream.cost, stream.usage.output_total), (NanoUsd(100_000), 0));
     }
 
     #[test]
     fn a_count_from_before_the_end_is_not_the_last_word() {
         let left = Used { usage: Some(usage()), is_open: true, ..SILENT };
         assert_eq!(said(&left, rates()), Some((60_000, CostSource::Estimate, 10)));
-        let counted = Used { produced: 4, ..left };
+        let counted = Used { produced: Some(4), ..left };
         assert_eq!(said(&counted, rates()), Some((15_000, CostSource::Config, 10)));
     }
 

@@ -2,6 +2,7 @@
 
 use super::admission::Admission;
 use super::traced::Traced;
+use super::work::Work;
 use super::{Shared, finish};
 use crate::auth::Caller;
 use crate::error::{Kind, Rejection};
@@ -139,15 +140,21 @@ pub(super) struct Outcome {
     pub(super) cost: Option<Cost>,
     /// Output tokens, by our own rough count.
     pub(super) produced_tokens: u64,
+    /// How far the upstream call under way came, or the last one.
+    pub(super) work: Work,
+    /// The models of those before it that may cost something, which nobody says: in the caller's
+    /// name and in the upstream's.
+    pub(super) unbilled: Vec<(String, String)>,
     /// Whether the caller left before the end.
     pub(super) cancelled: bool,
 }
 
 impl Outcome {
-    /// Takes over what a reply told, and its output tokens by our count.
-    pub(super) fn read(&mut self, (reading, produced): (Reading, u64)) {
+    /// Takes over what a reply told, and its output tokens by our count, which is of all of it or not.
+    pub(super) fn read(&mut self, (reading, produced): (Reading, u64), is_all: bool) {
         self.reading = reading;
         self.produced_tokens = produced;
+        self.work.is_measured = is_all;
     }
 }
 
@@ -258,6 +265,7 @@ impl Ctx {
 
     /// An upstream call begins; `model` is the caller's name of the model it is asked for.
     pub(super) fn attempt_begins(&mut self, upstream: &Upstream, model: &str) {
+        self.leave_behind();
         self.outcome.attempts += 1;
         self.outcome.header_after = None;
         if let Some(admission) = &mut self.admission {
@@ -268,6 +276,22 @@ impl Ctx {
             self.outcome.fallback_model = Some(model.to_owned());
         }
         self.outcome.trying = Some((Instant::now(), upstream.model_name(model).to_owned()));
+    }
+
+    /// Another upstream call follows: what the one before may cost is noted, and of its reply nothing
+    /// is billed any more.
+    fn leave_behind(&mut self) {
+        let stream = self.stream;
+        let Outcome { reading, work, .. } = &mut self.outcome;
+        let work = std::mem::take(work);
+        let has_named = reading.usage.take().is_some() | reading.upstream_cost_usd.take().is_some();
+        self.outcome.produced_tokens = 0;
+        let Some(last) = self.outcome.tries.last() else { return };
+        if has_named || work.may_be_billed(Some(last.outcome), stream) {
+            let asked = self.outcome.fallback_model.as_ref().or(self.model.as_ref());
+            let asked = asked.cloned().unwrap_or_default();
+            self.outcome.unbilled.push((asked, last.model.clone()));
+        }
     }
 
     /// The reply of the upstream call under way proved good.

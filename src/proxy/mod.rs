@@ -23,6 +23,7 @@ mod respond;
 mod round;
 mod send;
 mod traced;
+mod work;
 
 use crate::limits::Limits;
 use crate::snapshot::Current;

@@ -75,7 +75,7 @@ pub(super) async fn plain(
     }
     let tap = if ended {
         let is_good = is_readable && outcome == Outcome::Ok;
-        ctx.outcome.read(judge_whole(&reply, tap, &held, is_good)?);
+        ctx.outcome.read(judge_whole(&reply, tap, &held, is_good)?, is_readable);
         None
     } else {
         Some(tap)
@@ -107,7 +107,7 @@ pub(super) async fn plain(
         Some(mut tap) => {
             let rest = forward_plain(caller, &mut reply, clock, (header, held), &mut tap);
             let sent = rest.await;
-            ctx.outcome.read(tap.finish_counted());
+            ctx.outcome.read(tap.finish_counted(), is_readable && sent.is_ok());
             sent
         }
     };

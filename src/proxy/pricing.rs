@@ -7,6 +7,9 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::models::Merged;
 use crate::store::{NanoUsd, TokenPrice};
 
+/// The dearest model on sale, in dollars a million tokens of input and of output: `o1-pro`.
+const DEAREST_ON_SALE: (f64, f64) = (150.0, 600.0);
+
 /// Where prices are looked up.
 pub(super) struct Pricing<'a> {
     /// For `prices:`.
@@ -37,6 +40,19 @@ impl Pricing<'_> {
         let by_name = names.filter(|name| *name != model).filter_map(|name| prices.get(name));
         let rates: Vec<Rates> = by_name.chain(self.listed(model)).collect();
         (!rates.is_empty()).then_some(rates)
+    }
+
+    /// The dearest price of any model that is known here; of any on sale where none is.
+    pub(super) fn dearest(&self) -> Rates {
+        let listed =
+            self.models.entries().filter_map(|entry| Some(of_catalogue(entry.prices.as_ref()?)));
+        let known = self.snapshot.prices.all().copied().chain(listed);
+        known.reduce(|one, other| one.dearer(&other)).unwrap_or_else(|| {
+            let (input, output) = DEAREST_ON_SALE;
+            let input = TokenPrice::per_million(input);
+            let output = TokenPrice::per_million(output);
+            Rates { input, cached_input: input, cache_write: input, output, call: NanoUsd::ZERO }
+        })
     }
 
     fn listed(&self, model: &str) -> Option<Rates> {

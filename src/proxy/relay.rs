@@ -93,6 +93,7 @@ pub(super) async fn stream(
     clock: &mut Clock,
 ) -> Result<Relayed, Stopped> {
     let mut tap = StreamTap::new(call.dialect).of(call.facts.choices).keeping(ctx.traced.capture);
+    ctx.outcome.work.is_measured = true;
     let followed = follow(caller, ctx, call, (reply, clock), &mut tap).await;
     let relayed = match followed {
         Ok(end) => close(caller, ctx, call, &tap, end).await,

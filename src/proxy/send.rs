@@ -22,13 +22,15 @@ const STUCK: Duration = Duration::from_millis(250);
 /// A connection that broke while we sent may hold an answer; it is there at once or not at all.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Sends the whole request, unless the upstream answers before it has read it.
+/// Sends the whole request, unless the upstream answers before it has read it. `is_out` is set just
+/// before its last bytes go: whatever ends the sending earlier, no upstream can act on it.
 pub(super) async fn send(
     connection: &mut Connection,
     header: Box<RequestHeader>,
     body: &Segments,
     caller: &mut Caller<'_>,
     clock: &mut Clock,
+    is_out: &mut bool,
 ) -> Result<(), Stopped> {
     let ear = Ear::at(connection);
     let session = &mut connection.session;
@@ -36,9 +38,9 @@ pub(super) async fn send(
     let begun = caller.until(clock, session.write_request_header(header)).await?;
     begun.map_err(|error| Failure { may_be_stale: true, ..Failure::of(&error) })?;
     let sent = match session {
-        HttpSession::H2(h2) => caller.until(clock, transmit_http2(h2, body)).await?,
+        HttpSession::H2(h2) => caller.until(clock, transmit_http2(h2, body, is_out)).await?,
         HttpSession::H1(_) | HttpSession::Custom(()) => {
-            caller.until(clock, transmit(session, body, &ear)).await?
+            caller.until(clock, transmit(session, body, &ear, is_out)).await?
         }
     };
     connection.request_whole = sent.map_err(|error| Failure::of(&error))?;
@@ -46,8 +48,13 @@ pub(super) async fn send(
 }
 
 /// Writes the body; `false` where an answer came before it was out.
-async fn transmit(session: &mut HttpSession, body: &Segments, ear: &Ear) -> pingora::Result<bool> {
-    match write(session, body, ear).await {
+async fn transmit(
+    session: &mut HttpSession,
+    body: &Segments,
+    ear: &Ear,
+    is_out: &mut bool,
+) -> pingora::Result<bool> {
+    match write(session, body, ear, is_out).await {
         Ok(whole) => Ok(whole),
         Err(error) => {
             // An upstream that refuses a large body answers and closes: its answer counts.
@@ -57,13 +64,19 @@ async fn transmit(session: &mut HttpSession, body: &Segments, ear: &Ear) -> ping
     }
 }
 
-async fn write(session: &mut HttpSession, body: &Segments, ear: &Ear) -> pingora::Result<bool> {
+async fn write(
+    session: &mut HttpSession,
+    body: &Segments,
+    ear: &Ear,
+    is_out: &mut bool,
+) -> pingora::Result<bool> {
     let mut left = body.len();
     for segment in body.iter() {
         let mut rest = segment.clone();
         while !rest.is_empty() {
             let piece = rest.split_to(PIECE.min(rest.len()));
             left -= piece.len() as u64;
+            *is_out = left == 0;
             if !write_piece(session, piece, left == 0, ear).await? {
                 return Ok(false);
             }
@@ -95,12 +108,17 @@ async fn write_piece(
 
 /// Writes the body over HTTP/2, where an answer can be waited for meanwhile; `false` where it came
 /// before the body was out.
-async fn transmit_http2(session: &mut Http2Session, body: &Segments) -> pingora::Result<bool> {
+async fn transmit_http2(
+    session: &mut Http2Session,
+    body: &Segments,
+    is_out: &mut bool,
+) -> pingora::Result<bool> {
     let Some(mut writer) = session.take_request_body_writer() else { return Ok(false) };
     let write = async {
         let mut left = body.len();
         for segment in body.iter() {
             left -= segment.len() as u64;
+            *is_out = left == 0;
             write_body(&mut writer, segment.clone(), left == 0, None).await?;
         }
         Ok::<(), Box<pingora::Error>>(())

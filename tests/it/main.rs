@@ -9,6 +9,7 @@
     reason = "a test that cannot go on says so by failing"
 )]
 
+mod abandoned;
 mod admin;
 mod auth;
 mod bad_input;

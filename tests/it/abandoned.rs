@@ -1,0 +1,263 @@
+//! Calls that nobody waited for: what an upstream may bill is charged, and nothing else.
+
+use crate::harness::{
+    Config, Fate, Framing, Gate, Gateway, KEY, Origin, Reply, Request, assert_openai_error, chat,
+    chat_stream, delta, eventually,
+};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+const CHAT: &str = "/v1/chat/completions";
+/// 1 $ a million tokens in, 10 $ a million out.
+const PRICES: &str = "prices: { \"acme/*\": { input_per_million: 1, output_per_million: 10 } }";
+
+/// A key with 5 $ and the prices above.
+fn budgeted() -> Config {
+    let key = format!("name: tester, secret: \"{KEY}\", budget: {{ usd: 5, per: day }}");
+    Config::new().without_keys().key(&key).section(PRICES)
+}
+
+/// A call of 1,000 tokens of output at most: 0.01 $, and its prompt's 0.00004 $.
+fn long() -> Value {
+    let mut body = chat();
+    body["max_tokens"] = json!(1_000);
+    body
+}
+
+fn streamed() -> Value {
+    let mut body = chat_stream();
+    body["max_tokens"] = json!(1_000);
+    body
+}
+
+fn is_reservation(usd: f64) -> bool {
+    (0.010_01..0.010_1).contains(&usd)
+}
+
+fn is_prompt(usd: f64) -> bool {
+    (0.000_005..0.000_1).contains(&usd)
+}
+
+async fn budget(gateway: &Gateway) -> Value {
+    gateway.status().await["you"]["budget"].clone()
+}
+
+/// What was charged in the end, nothing being held back any more.
+async fn charged(gateway: &Gateway) -> f64 {
+    gateway.metric_becomes("cirque_inflight_requests", &[], 0.0).await;
+    eventually("nothing held back", || async {
+        let budget = budget(gateway).await;
+        let used = budget["used_usd"].as_f64()?;
+        let left = budget["remaining_usd"].as_f64()?;
+        ((used + left - 5.0).abs() < 1e-9).then_some(used)
+    })
+    .await
+}
+
+/// Sends a call, and leaves once the upstream has it.
+async fn leave(gateway: &Gateway, origin: &Origin, body: &Value) {
+    let mut client = gateway.client().await;
+    client.send_request(&Request::post(CHAT, body)).await;
+    let call = origin.call(origin.calls().len()).await;
+    drop(client);
+    assert_eq!(call.fate().await, Fate::CallerLeft);
+}
+
+#[tokio::test]
+async fn a_plain_call_that_its_caller_leaves_costs_what_was_reserved_for_it() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&budgeted().upstream("main", &origin.base_url(), "")).await;
+    origin.next(Reply::silence());
+    leave(&gateway, &origin, &long()).await;
+    let first = charged(&gateway).await;
+    assert!(is_reservation(first), "{first}");
+    // A reply that had begun was written to its end.
+    let head = Reply::head(200, "application/json", Framing::Length(1_000));
+    origin.next(head.piece("{\"choices\":").hang());
+    leave(&gateway, &origin, &long()).await;
+    let second = charged(&gateway).await - first;
+    assert!(is_reservation(second), "{second}");
+    // A stream stops where it is left.
+    origin.next(Reply::silence());
+    leave(&gateway, &origin, &streamed()).await;
+    let third = charged(&gateway).await - first - second;
+    assert!(is_prompt(third), "{third}");
+    let line = gateway.log_where(|line| line["finish"] == "cancelled").await;
+    assert!(is_reservation(line["cost_usd"].as_f64().unwrap()), "{line}");
+    let estimate = [("source", "estimate"), ("key", "tester")];
+    let told = gateway.metric("cirque_cost_usd_total", &estimate).await.unwrap();
+    assert!((told - first - second - third).abs() < 1e-9, "{told}");
+}
+
+#[tokio::test]
+async fn callers_that_leave_again_and_again_use_their_budget_up() {
+    let origin = Origin::start().await;
+    let key = format!("name: tester, secret: \"{KEY}\", budget: {{ usd: 0.05, per: day }}");
+    let config = Config::to(&origin).without_keys().key(&key).section(PRICES);
+    let gateway = Gateway::start(&config).await;
+    origin.always(Reply::silence());
+    for _ in 0..4 {
+        leave(&gateway, &origin, &long()).await;
+        gateway.metric_becomes("cirque_inflight_requests", &[], 0.0).await;
+    }
+    assert_openai_error(&gateway.post(CHAT, &long()).await, 429, "insufficient_quota");
+    assert_eq!(origin.calls().len(), 4);
+}
+
+#[tokio::test]
+async fn a_drained_reply_costs_what_it_says() {
+    let origin = Origin::start().await;
+    let config = budgeted().upstream("main", &origin.base_url(), "on_disconnect: drain");
+    let gateway = Gateway::start(&config).await;
+    let gate = Gate::new();
+    origin.next(Reply::costing(0.001).after(&gate));
+    let mut client = gateway.client().await;
+    client.send_request(&Request::post(CHAT, &long())).await;
+    origin.call(0).await;
+    drop(client);
+    gate.open();
+    let used = charged(&gateway).await;
+    assert!((used - 0.001).abs() < 1e-9, "{used}");
+}
+
+#[tokio::test]
+async fn a_call_that_kept_us_waiting_for_too_long_costs_what_its_upstream_may_bill() {
+    let origin = Origin::start().await;
+    let config = budgeted().upstream("main", &origin.base_url(), "timeouts: { first_byte: 200ms }");
+    let gateway = Gateway::start(&config).await;
+    origin.always(Reply::silence());
+    assert_openai_error(&gateway.post(CHAT, &streamed()).await, 504, "upstream_timeout");
+    let stream = charged(&gateway).await;
+    assert!(is_prompt(stream), "{stream}");
+    assert_openai_error(&gateway.post(CHAT, &long()).await, 504, "upstream_timeout");
+    let plain = charged(&gateway).await - stream;
+    assert!(is_reservation(plain), "{plain}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_was_not_waited_for_is_paid_beside_the_one_that_answered() {
+    let (slow, good) = (Origin::start().await, Origin::start().await);
+    let config = budgeted()
+        .upstream("slow", &slow.base_url(), "timeouts: { first_byte: 200ms }, priority: 1")
+        .upstream("good", &good.base_url(), "priority: 2")
+        .route(
+            "models: [\"*\"], upstreams: [slow, good], balance: priority, retry: { budget: 1.0 }",
+        );
+    let gateway = Gateway::start(&config).await;
+    slow.always(Reply::silence());
+    good.always(Reply::costing(0.002));
+    let reply = gateway.post(CHAT, &long()).await;
+    reply.assert_ok();
+    let used = charged(&gateway).await;
+    assert!(is_reservation(used - 0.002), "{used}");
+    let line = gateway.log_of(&reply).await;
+    assert!((line["cost_usd"].as_f64().unwrap() - used).abs() < 1e-9, "{line}");
+    // One that answers with an error bills nothing, whoever is asked next.
+    slow.always(Reply::error(500));
+    good.always(Reply::error(500));
+    assert_eq!(gateway.post(CHAT, &long()).await.status, 502);
+    assert!((charged(&gateway).await - used).abs() < 1e-9);
+}
+
+/// A port that takes connections and never says or reads a word; gone when dropped.
+struct Mute {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Mute {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Mute {
+    async fn listen() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                open.push(connection);
+            }
+        });
+        Self { address, task }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_never_left_costs_nothing() {
+    let mute = Mute::listen().await;
+    let timeouts = "timeouts: { connect: 200ms }";
+    let config = budgeted().upstream("main", &format!("https://{}/v1", mute.address), timeouts);
+    let gateway = Gateway::start(&config).await;
+    assert_openai_error(&gateway.post(CHAT, &long()).await, 504, "upstream_timeout");
+    assert!(charged(&gateway).await.abs() < 1e-12);
+    // Nor where the caller leaves while the connection is made.
+    let mut client = gateway.client().await;
+    client.send_request(&Request::post(CHAT, &long())).await;
+    gateway.metric_becomes("cirque_inflight_requests", &[], 1.0).await;
+    drop(client);
+    assert!(charged(&gateway).await.abs() < 1e-12);
+}
+
+#[tokio::test]
+async fn a_call_of_which_only_half_went_out_costs_nothing() {
+    let mute = Mute::listen().await;
+    let config = budgeted().upstream("main", &format!("http://{}/v1", mute.address), "");
+    let gateway = Gateway::start(&config).await;
+    let mut body = long();
+    // An image is not counted by its bytes; more of them than sockets hold.
+    let image = format!("data:image/png;base64,{}", "A".repeat(24 << 20));
+    body["messages"][0]["content"] = json!([{"type": "image_url", "image_url": {"url": image}}]);
+    let mut client = gateway.client().await;
+    let bytes = Request::post(CHAT, &body).encode("x");
+    client.send(&bytes).await;
+    gateway.metric_becomes("cirque_upstream_inflight", &[("upstream", "main")], 1.0).await;
+    drop(client);
+    assert!(charged(&gateway).await.abs() < 1e-12);
+}
+
+#[tokio::test]
+async fn a_reply_that_cannot_be_read_costs_what_was_reserved_for_it() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&budgeted().upstream("main", &origin.base_url(), "")).await;
+    let gzip = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+    let reply = Reply::head(200, "application/json", Framing::Length(10));
+    origin.next(reply.header("content-encoding", "gzip").piece(gzip).end());
+    gateway.post(CHAT, &long()).await.assert_ok();
+    let used = charged(&gateway).await;
+    assert!(is_reservation(used), "{used}");
+}
+
+#[tokio::test]
+async fn a_long_list_of_embeddings_has_no_output() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&budgeted().upstream("main", &origin.base_url(), "")).await;
+    let vectors = json!({"data": [{"embedding": vec![0.123_456_789; 40_000]}]});
+    origin.next(Reply::json(200, &vectors));
+    let body = json!({"model": "acme/wisp", "input": "hi"});
+    gateway.post("/v1/embeddings", &body).await.assert_ok();
+    let used = charged(&gateway).await;
+    assert!(is_prompt(used), "{used}");
+}
+
+#[tokio::test]
+async fn who_leaves_before_a_price_is_known_does_not_call_for_free() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&budgeted().upstream("main", &origin.base_url(), "")).await;
+    let text = "The supplier shall deliver the goods within thirty days of the order. ";
+    let stream = (0..40).fold(Reply::stream(), |reply, _| reply.piece(delta(text)));
+    origin.next(stream.piece(delta("the end")).hang());
+    let mut body = chat_stream();
+    body["model"] = json!("nobody/knows");
+    let mut client = gateway.client().await;
+    client.open(&Request::post(CHAT, &body)).await;
+    client.read_until("the end").await;
+    drop(client);
+    // 40 sentences of 14 tokens at the dearest price there is.
+    let used = charged(&gateway).await;
+    assert!((0.004..0.1).contains(&used), "{used}");
+}
