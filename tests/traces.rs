@@ -425,6 +425,54 @@ fn no_key_and_no_media_are_anywhere_in_a_trace() {
     }
 }
 
+fn cut_by_the_tap(stream: &str) -> Reading {
+    let mut tap = StreamTap::new(Dialect::Chat).keeping(Some(2_000));
+    tap.push(stream.as_bytes());
+    tap.into_reading()
+}
+
+/// A call whose texts all hold a key after so many other characters, as far as each place keeps them.
+fn with_a_key_after(before: usize, key: &str) -> Trace {
+    let keys = Arc::new(Secrets::new([key], []));
+    let text = format!("{}{key}{}", "x".repeat(before), "y".repeat(3_000));
+    let far = format!("{}{text}", "x".repeat(700));
+    let name = text.split_at(256.min(before + key.len())).0;
+    let asked = json!({ "model": name, "messages": ["hi"], "user": text, "stop": far,
+        "metadata": { "note": text, text.as_str(): "1" }, text.as_str(): 1 });
+    let said = json!({ "id": text, "model": text, "choices": [{ "index": 0, "finish_reason": text,
+        "delta": { "content": far, "tool_calls": [{ "index": 0, "id": text,
+            "function": { "name": text, "arguments": far } }] } }],
+        "error": { "message": text } });
+    let mut trace =
+        call(Dialect::Chat, &asked.to_string(), cut_by_the_tap(&format!("data: {said}\n\n")));
+    trace.exchange.session_id = Some(text.split_at(256).0.to_owned());
+    trace.input =
+        Some(Arc::new(Input::new(Bytes::from(asked.to_string()), 2_000, None, Arc::clone(&keys))));
+    trace.secrets = keys;
+    tried(
+        trace,
+        vec![
+            attempt(0, 10, Outcome::Reset, Some(&text)),
+            Attempt { model: text, ..attempt(20, 30, Outcome::StreamBroken, None) },
+        ],
+    )
+}
+
+#[test]
+fn no_part_of_a_key_is_left_where_a_text_is_cut() {
+    let key = format!("sk-canary-{}", "0123456789".repeat(6));
+    let config = LangfuseConfig { max_field: ByteSize(2_000), ..langfuse() };
+    for before in (0..2_100).step_by(11) {
+        let trace = with_a_key_after(before, &key);
+        for to in [destination(&config), collector()] {
+            let body = body(&trace, &to);
+            let text = body.to_string();
+            assert!(!text.contains("sk-canary"), "after {before}: {text}");
+            assert_eq!(otlp::lint(&body), Vec::<String>::new());
+        }
+    }
+}
+
 #[test]
 fn with_metadata_alone_nothing_that_was_said_is_there() {
     let config = LangfuseConfig { capture: Capture::Metadata, ..langfuse() };

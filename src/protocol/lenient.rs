@@ -69,7 +69,7 @@ pub(super) struct Amount(pub(super) Option<f64>);
 pub(super) struct Flag(pub(super) bool);
 
 /// Longest [`Word`], in characters.
-const MAX_WORD_CHARS: usize = 256;
+pub(super) const MAX_WORD_CHARS: usize = 256;
 
 impl Lenient for Word {
     fn text(&mut self, text: &str) {

@@ -1,7 +1,7 @@
 //! Traces reach Langfuse: each once, whatever happens on the way, and no call ever waits for it.
 
 use crate::harness::{
-    Config, Framing, Gateway, Langfuse, Origin, RefusedPort, Reply, Request, chat, cirque,
+    Config, Framing, Gate, Gateway, Langfuse, Origin, RefusedPort, Reply, Request, chat, cirque,
     eventually, serving, span_ids,
 };
 use serde_json::{Value, json};
@@ -290,6 +290,28 @@ async fn a_wait_that_langfuse_names_is_kept() {
 }
 
 #[tokio::test]
+async fn an_export_that_is_accepted_meanwhile_shortens_no_wait() {
+    let (_origin, port, config, gateway) = started_without().await;
+    calls(&gateway, 1_000).await;
+    told(&gateway, "the backlog", |status| status["backlog"] == 1_000).await;
+    let folder = gateway.process.kill();
+    // Two exports begin at once: the first is told to wait, the second accepted after that.
+    let (langfuse, gate) = (Langfuse::at(port), Gate::new());
+    langfuse.next(Reply::json(429, &json!({})).header("retry-after", "3"));
+    langfuse.next_accepted(Reply::json(200, &json!({})).after(&gate));
+    let gateway = Gateway::start_in(folder, &config).await;
+    told(&gateway, "a wait", |status| status["state"] == "retrying").await;
+    let since = Instant::now();
+    gate.open();
+    let status = told(&gateway, "an accepted export", |status| status["sent"] != 0).await;
+    assert_eq!((&status["state"], langfuse.arrived()), (&json!("retrying"), 2), "{status}");
+    // A reload of other things takes nothing back either.
+    reload(&gateway, &config.section("log: { level: debug }")).await;
+    langfuse.has(1_000).await;
+    assert!(since.elapsed() > Duration::from_millis(2_500), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
 async fn a_langfuse_that_hangs_slows_no_call_and_no_shutdown() {
     let (_origin, langfuse, gateway) = started().await;
     langfuse.next(Reply::silence());
@@ -316,7 +338,7 @@ async fn an_export_that_is_too_large_is_halved_until_it_fits() {
 
 #[tokio::test]
 async fn a_trace_that_is_too_large_alone_is_cut_and_marked_or_dropped_and_counted() {
-    for (most, dropped) in [(200_000, 0), (1_000, 1)] {
+    for (most, dropped) in [(200_000, 0), (20_000, 1)] {
         let (_origin, langfuse, gateway) = started().await;
         let cut = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&cut);
@@ -331,10 +353,12 @@ async fn a_trace_that_is_too_large_alone_is_cut_and_marked_or_dropped_and_counte
         let mut body = chat();
         body["messages"][0]["content"] = json!("a long story ".repeat(30_000));
         gateway.post(CHAT, &body).await.assert_ok();
-        let status = told(&gateway, "nothing left", |status| {
-            status["backlog"] == 0 && status["sent"].as_u64() != status["dropped"].as_u64()
-        })
-        .await;
+        eventually("a refusal", || async { (langfuse.arrived() > 0).then_some(()) }).await;
+        // Another that is accepted shows that the destination is well.
+        calls(&gateway, 1).await;
+        let sent = 2 - dropped;
+        let is_over = |status: &Value| status["backlog"] == 0 && status["sent"] == sent;
+        let status = told(&gateway, "nothing left", is_over).await;
         assert_eq!(status["dropped_by"]["too_large"], dropped, "{status}");
         assert_eq!(cut.load(Ordering::SeqCst), 1 - dropped);
         langfuse.assert_sound();
@@ -357,17 +381,21 @@ async fn a_trace_that_cannot_be_read_does_not_cost_its_neighbours() {
 }
 
 #[tokio::test]
-async fn a_langfuse_that_reads_nothing_loses_nothing() {
-    let (origin, langfuse, gateway) = started().await;
-    langfuse.refuse(|_, _| Some(Reply::json(400, &json!({}))));
-    calls(&gateway, 30).await;
-    let status = told(&gateway, "refusal", |status| status["state"] == "refused").await;
-    assert_eq!((&status["backlog"], &status["dropped"]), (&json!(30), &json!(0)));
-    // Repaired, and told to try again.
-    langfuse.refuse(|_, _| None);
-    let section = langfuse.section(", environment: repaired");
-    reload(&gateway, &Config::to(&origin).section(&section)).await;
-    langfuse.has(30).await;
+async fn a_langfuse_that_takes_nothing_for_a_while_loses_nothing() {
+    for status in [400, 413] {
+        let (origin, langfuse, gateway) = started().await;
+        langfuse.refuse(move |_, _| Some(Reply::json(status, &json!({}))));
+        calls(&gateway, 30).await;
+        let told_of = told(&gateway, "refusal", |status| status["state"] == "refused").await;
+        assert_eq!((&told_of["backlog"], &told_of["dropped"]), (&json!(30), &json!(0)));
+        // Repaired. Those that were refused are not given up because another one is accepted now.
+        langfuse.refuse(|_, _| None);
+        let section = langfuse.section(", environment: repaired");
+        reload(&gateway, &Config::to(&origin).section(&section)).await;
+        langfuse.has(30).await;
+        let told_of = told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
+        assert_eq!((&told_of["sent"], &told_of["dropped"]), (&json!(30), &json!(0)), "{status}");
+    }
 }
 
 #[tokio::test]

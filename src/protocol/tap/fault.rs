@@ -3,8 +3,8 @@
 use crate::protocol::lenient::{Count, Lenient, Word, cut, read, read_beginning, skip};
 use serde::de::MapAccess;
 
-/// Longest message kept, in characters.
-const MAX_MESSAGE_CHARS: usize = 512;
+/// Longest message of an upstream that is kept, in characters.
+pub const MAX_MESSAGE: usize = 512;
 
 /// What an upstream says went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,7 +169,7 @@ impl Lenient for Message {
 
     fn text(&mut self, text: &str) {
         if !text.is_empty() && self.0.is_none() {
-            self.0 = Some(cut(text, MAX_MESSAGE_CHARS).to_owned());
+            self.0 = Some(cut(text, MAX_MESSAGE).to_owned());
         }
     }
 

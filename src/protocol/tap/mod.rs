@@ -9,9 +9,9 @@ mod responses;
 mod said;
 mod transcript;
 
-pub use fault::{UpstreamFault, error_in_body};
+pub use fault::{MAX_MESSAGE, UpstreamFault, error_in_body};
 pub use plain::PlainTap;
-pub use transcript::{Choice, Kept, ToolCall, Transcript};
+pub use transcript::{Choice, Kept, MAX_WORD, ToolCall, Transcript};
 
 use super::Dialect;
 use super::sse::{Event, Framer};

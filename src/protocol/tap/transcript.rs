@@ -2,14 +2,15 @@
 //! bounds.
 
 use super::said::{Kind, Said};
+use crate::protocol::lenient::MAX_WORD_CHARS;
 
 /// Most answers, and calls of tools in one, that are kept apart; what goes beyond is left out.
 const MAX_CHOICES: usize = 16;
 const MAX_CALLS: usize = 128;
 /// Most images of one answer that are kept.
 const MAX_IMAGES: usize = 16;
-/// Longest name, id and finish reason, in bytes.
-const MAX_WORD: usize = 256;
+/// Longest name, id and finish reason that is kept of a reply, in bytes or characters.
+pub const MAX_WORD: usize = MAX_WORD_CHARS;
 
 /// A text of which at least both ends are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -215,9 +216,10 @@ impl Transcript {
             }
             Kind::CallName => {
                 if let Some(call) = choice.call(call, None)
-                    && call.name.len() + text.len() <= MAX_WORD
                     && call.name != text
                 {
+                    let room = MAX_WORD.saturating_sub(call.name.len());
+                    let (text, _) = text.split_at(text.floor_char_boundary(room));
                     call.name.push_str(text);
                 }
                 return;

@@ -57,8 +57,7 @@ pub struct Delivery {
 
 #[derive(Default)]
 struct Queue {
-    #[expect(clippy::vec_box, reason = "under the lock pointers are moved, not records")]
-    waiting: Vec<Box<Trace>>,
+    waiting: Vec<Held>,
     /// Bytes held by what is not written yet.
     bytes: usize,
     /// Traces ever queued, and how many of them are written.
@@ -69,6 +68,13 @@ struct Queue {
     is_flushing: bool,
     /// No trace follows.
     is_closed: bool,
+}
+
+/// A trace that waits. Under the lock a pointer is moved, not a record.
+struct Held {
+    trace: Box<Trace>,
+    /// What it was counted with: encoding lets go of the body, so that it is smaller afterwards.
+    bytes: usize,
 }
 
 /// One destination with all that outlives its settings.
@@ -92,6 +98,13 @@ impl Outlet {
         !is_well || holds.records <= self.state.aside()
     }
 
+    /// Whether there was anything to tell.
+    fn tell_losses(&self) -> bool {
+        let Some((traces, so_far)) = self.state.untold_losses() else { return false };
+        tracing::warn!(destination = %self.name, traces, so_far, "traces were dropped");
+        true
+    }
+
     fn status(&self, now: SystemTime) -> Status {
         let holds = self.spool.holds();
         let state = match (self.state.is_disk_bad(), holds.is_ours, self.state.going()) {
@@ -101,7 +114,7 @@ impl Outlet {
             (false, _, Going::Away) => "retrying",
             (false, _, Going::Refused) => "refused",
         };
-        let oldest = self.state.oldest_ms().or(holds.oldest_ms).filter(|_| holds.records > 0);
+        let oldest = holds.oldest_ms.filter(|_| holds.records > 0);
         let oldest = oldest.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
         Status {
             name: Arc::clone(&self.name),
@@ -132,7 +145,7 @@ pub struct Status {
     pub backlog: u64,
     /// Bytes on disk.
     pub spool_bytes: u64,
-    /// Age of the oldest of them; `None` without any, or where it has not been read yet.
+    /// Age of the oldest of them; `None` without any.
     pub lag: Option<Duration>,
     /// Traces accepted, since the start.
     pub sent: u64,
@@ -159,30 +172,34 @@ impl Delivery {
         })
     }
 
-    /// Takes a trace. Never waits and never fails: where the disk does not keep up the trace is
-    /// dropped and counted, and without destinations it is dropped.
+    /// Takes a trace. Never waits and never fails: where the disk does not keep up, or once the
+    /// process has ended, the trace is dropped and counted, and without destinations it is dropped.
     pub fn hand_over(&self, trace: Box<Trace>) {
         if self.outlets.load().is_empty() {
             return;
         }
         let bytes = trace.bytes();
         let mut queue = self.lock();
-        if !queue.is_running || queue.is_closed {
-            return;
-        }
-        if queue.waiting.len() >= MOST_WAITING || queue.bytes + bytes > MOST_WAITING_BYTES {
+        let is_full =
+            queue.waiting.len() >= MOST_WAITING || queue.bytes + bytes > MOST_WAITING_BYTES;
+        if is_full || !queue.is_running || queue.is_closed {
             drop(queue);
-            for outlet in &**self.outlets.load() {
-                outlet.state.add_dropped(Reason::Memory, 1);
-            }
+            self.drop_one();
             return;
         }
         let was_empty = queue.waiting.is_empty();
-        queue.waiting.push(trace);
+        queue.waiting.push(Held { trace, bytes });
         (queue.bytes, queue.queued) = (queue.bytes + bytes, queue.queued + 1);
         drop(queue);
         if was_empty {
             self.wake.notify_one();
+        }
+    }
+
+    /// A trace is lost before any destination had it.
+    pub fn drop_one(&self) {
+        for outlet in &**self.outlets.load() {
+            outlet.state.add_dropped(Reason::Memory, 1);
         }
     }
 
@@ -208,10 +225,12 @@ impl Delivery {
             writer::note(&new, &new.spool.open());
             Arc::new(new)
         };
-        self.outlets.store(Arc::new(destinations.iter().map(outlet).collect()));
+        let outlets = destinations.iter().map(outlet).collect();
+        // First, since what is handed over without them is lost.
         if !destinations.is_empty() {
             self.start_threads();
         }
+        self.outlets.store(Arc::new(outlets));
         self.changed.notify_one();
     }
 
@@ -313,6 +332,9 @@ impl Delivery {
         self.wake.notify_one();
         drop(self.done.wait_timeout_while(queue, within, is_open));
         self.sync();
+        for outlet in &**self.outlets.load() {
+            outlet.tell_losses();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -321,8 +343,7 @@ impl Delivery {
 
     /// Swaps the empty `batch` for the traces that wait; how many were ever queued, and whether
     /// none follows. Comes back after `at_most` in any case.
-    #[expect(clippy::vec_box, reason = "swapped with `waiting`")]
-    fn take(&self, batch: &mut Vec<Box<Trace>>, at_most: Duration) -> (u64, bool) {
+    fn take(&self, batch: &mut Vec<Held>, at_most: Duration) -> (u64, bool) {
         let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closed;
         let filling = |queue: &mut Queue| {
             !queue.is_closed
@@ -382,6 +403,7 @@ mod tests {
     use super::*;
     use crate::protocol::Dialect;
     use crate::telemetry::config::{LangfuseConfig, TelemetryConfig};
+    use crate::telemetry::langfuse::Input;
     use crate::telemetry::sample;
     use tempfile::TempDir;
 
@@ -413,6 +435,16 @@ mod tests {
         })
     }
 
+    /// A call with media, of which its trace keeps a few bytes.
+    fn trace_with_media() -> Box<Trace> {
+        let media = "iVBORw0KGgoAAAANSUhEUgAA".repeat(1_700);
+        let body = format!(
+            r#"{{"model":"m","stream":true,"messages":["data:image/png;base64,{media}"]}}"#
+        );
+        let input = Input::new(body.into(), 1 << 20, None, Arc::default());
+        Box::new(Trace { input: Some(Arc::new(input)), ..*trace("") })
+    }
+
     fn only(delivery: &Delivery) -> Status {
         delivery.status(SystemTime::now()).remove(0)
     }
@@ -432,6 +464,29 @@ mod tests {
         delivery.hand_over(trace(""));
         assert_eq!(delivery.lock().queued, 0);
         delivery.close(Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_room_of_what_is_written_is_given_back_to_the_last_byte() {
+        let folder = TempDir::new().unwrap();
+        let delivery = Delivery::new(Metrics::new("", ""));
+        delivery.apply(&[destination(&folder.path().join("spool"))]);
+        for _ in 0..100 {
+            delivery.hand_over(trace_with_media());
+        }
+        assert!(delivery.lock().bytes > 0);
+        delivery.close(Duration::from_secs(20));
+        assert_eq!((only(&delivery).backlog, delivery.lock().bytes), (100, 0));
+    }
+
+    #[test]
+    fn a_trace_that_comes_after_the_end_is_counted() {
+        let folder = TempDir::new().unwrap();
+        let delivery = Delivery::new(Metrics::new("", ""));
+        delivery.apply(&[destination(&folder.path().join("spool"))]);
+        delivery.close(Duration::from_secs(20));
+        delivery.hand_over(trace(""));
+        assert_eq!(only(&delivery).dropped[0], (Reason::Memory, 1));
     }
 
     #[test]

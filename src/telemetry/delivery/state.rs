@@ -10,7 +10,7 @@ use std::time::SystemTime;
 /// Why a trace was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// It came faster than it could be written.
+    /// It came faster than it could be written, or after the end.
     Memory,
     /// The spool was full; the oldest went.
     Room,
@@ -60,8 +60,6 @@ pub struct State {
     told: AtomicU64,
     /// Set aside after a refusal, until others are accepted.
     aside: AtomicU64,
-    /// When the oldest call under way finished, in milliseconds since 1970; 0 without any.
-    oldest_ms: AtomicU64,
     now: Mutex<Now>,
 }
 
@@ -82,7 +80,6 @@ impl State {
             dropped: Default::default(),
             told: AtomicU64::default(),
             aside: AtomicU64::default(),
-            oldest_ms: AtomicU64::default(),
             now: Mutex::new(Now { going: Going::Well, disk: None, last: None }),
         }
     }
@@ -118,10 +115,6 @@ impl State {
 
     pub(super) fn set_aside(&self, traces: usize) {
         self.aside.store(traces as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_oldest(&self, finished_ms: Option<u64>) {
-        self.oldest_ms.store(finished_ms.unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// Notes how it goes; whether that is news.
@@ -185,11 +178,6 @@ impl State {
     /// Traces set aside.
     pub fn aside(&self) -> u64 {
         self.aside.load(Ordering::Relaxed)
-    }
-
-    /// When the oldest call under way finished, in milliseconds since 1970.
-    pub fn oldest_ms(&self) -> Option<u64> {
-        Some(self.oldest_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
     }
 
     /// Losses that nobody was told of yet, as a text for the log; they count as told from now on.

@@ -2,7 +2,7 @@
 
 use super::spool::append::{Appender, Flushed, Pushed};
 use super::state::Reason;
-use super::{Delivery, Outlet};
+use super::{Delivery, Held, Outlet};
 use crate::telemetry::langfuse::{Trace, encode};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant, SystemTime};
 const TICK: Duration = Duration::from_secs(1);
 /// At most one line about losses in this time.
 const WARN_EVERY: Duration = Duration::from_mins(1);
+
+/// Room in the queue is given back in steps of so many bytes: each takes the lock that requests take.
+const FREED_AT_ONCE: usize = 1 << 20;
 
 /// The thread behind a [`Delivery`].
 pub(super) struct Writer {
@@ -39,13 +42,19 @@ impl Writer {
             let finished_ms = finished.duration_since(SystemTime::UNIX_EPOCH);
             let finished_ms =
                 finished_ms.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or_default());
-            for trace in batch.drain(..) {
+            let mut freed = 0;
+            for Held { trace, bytes } in batch.drain(..) {
                 for (outlet, appender) in &mut self.writing {
                     let record = encoded(outlet, &trace, &mut self.scratch);
                     push(outlet, appender, record, finished_ms);
                 }
-                self.delivery.release(trace.bytes());
+                drop(trace);
+                freed += bytes;
+                if freed >= FREED_AT_ONCE {
+                    self.delivery.release(std::mem::take(&mut freed));
+                }
             }
+            self.delivery.release(freed);
             let is_due = self.ticked.is_none_or(|last| last.elapsed() >= TICK);
             for (outlet, appender) in &mut self.writing {
                 // A spool in trouble is tried again each second, and meanwhile kept in memory.
@@ -97,9 +106,8 @@ impl Writer {
             return;
         }
         for (outlet, _) in &self.writing {
-            if let Some((traces, so_far)) = outlet.state.untold_losses() {
+            if outlet.tell_losses() {
                 self.warned = Some(now);
-                tracing::warn!(destination = %outlet.name, traces, so_far, "traces were dropped");
             }
         }
     }

@@ -189,8 +189,11 @@ impl Encoder<'_> {
         span.whole("langfuse.observation.metadata.attempts", exchange.attempts.into());
     }
 
+    /// Who answered; else who was asked, by the upstream's name, as with several attempts.
     fn served_model(&self) -> Option<&str> {
-        self.trace.reading.model.as_deref().or(self.trace.exchange.model.as_deref())
+        let Trace { exchange, reading, .. } = self.trace;
+        let asked = || exchange.tries.last().map(|attempt| attempt.model.as_str());
+        reading.model.as_deref().or_else(asked).or(exchange.model.as_deref())
     }
 
     fn model(&self, span: &mut Span<'_, '_>, model: Option<&str>) {

@@ -1,14 +1,14 @@
 //! What a destination may know of one call: with `capture: metadata` nothing that its caller, the
 //! model or the upstream put into words.
 
-use super::cut::{clamp, cut};
+use super::cut::cut;
 use super::destination::Destination;
 use super::input::{Input, Shown};
 use super::output;
 use super::secrets::Striker;
 use super::trace::Trace;
 use crate::protocol::Dialect;
-use crate::protocol::tap::Transcript;
+use crate::protocol::tap::{MAX_MESSAGE, Transcript};
 use std::borrow::Cow;
 
 /// Longest model in a span's name, in characters.
@@ -47,13 +47,15 @@ impl<'t> Facts<'t> {
             let short = if text.len() > to.max_field { striker.strike(text) } else { text };
             cut(&short, to.max_field).into_owned()
         });
-        let is_cancelled = exchange.finish.as_deref() == Some("cancelled");
+        // A response that was cancelled elsewhere ends with the same word, and its caller is there.
+        let is_theirs = trace.reading.finish.as_deref() == Some("cancelled");
+        let is_cancelled = exchange.finish.as_deref() == Some("cancelled") && !is_theirs;
         let model = exchange.model.as_deref().unwrap_or("unknown");
         Self {
-            name: format!("{} {}", operation(trace.dialect), clamp(model, MAX_NAME)),
+            name: format!("{} {}", operation(trace.dialect), striker.clamp(model, MAX_NAME)),
             input: input.filter(|text| !text.is_empty()),
             output: output.filter(|text| !text.is_empty()),
-            error: if is_cancelled { None } else { error(trace, is_full) },
+            error: if is_cancelled { None } else { error(trace, is_full, striker) },
             is_cancelled,
             trace,
             shown,
@@ -97,7 +99,7 @@ pub(super) const fn operation(dialect: Dialect) -> &'static str {
 }
 
 /// Why a call failed. An upstream's own words may quote the prompt, so they are not metadata.
-fn error(trace: &Trace, is_full: bool) -> Option<String> {
+fn error(trace: &Trace, is_full: bool, striker: &Striker<'_>) -> Option<String> {
     let exchange = &trace.exchange;
     let code = exchange.error_code;
     let fault = trace.reading.fault.as_ref();
@@ -105,14 +107,15 @@ fn error(trace: &Trace, is_full: bool) -> Option<String> {
         return None;
     }
     let theirs = fault.filter(|_| is_full).and_then(|fault| fault.message.as_deref());
+    let theirs = theirs.map(|words| striker.uncut(words, MAX_MESSAGE));
     let ours = trace.message.as_deref();
-    let words = ours.or(theirs).map(str::to_owned);
+    let words = ours.or(theirs.as_deref()).map(str::to_owned);
     let words = words.unwrap_or_else(|| match exchange.status {
         status if status >= 400 => format!("status {status}"),
         _ => "an error in the reply".to_owned(),
     });
     let mut text = code.map_or_else(|| words.clone(), |code| format!("{code}: {words}"));
-    if let Some(theirs) = theirs.filter(|_| ours.is_some()) {
+    if let Some(theirs) = theirs.as_deref().filter(|_| ours.is_some()) {
         text = format!("{text} (the upstream said: {theirs})");
     }
     Some(text)

@@ -3,7 +3,7 @@
 use super::cut::{clamp, cut};
 use super::media;
 use super::scrub::{Place, Scrub, quote};
-use super::secrets::Secrets;
+use super::secrets::{Secrets, Striker};
 use crate::secret::Secret;
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -79,7 +79,7 @@ impl Input {
 
     fn show(&self, body: &[u8]) -> Shown {
         let striker = self.secrets.striker(self.presented.as_ref());
-        let mut parts = Parts::default();
+        let mut parts = Parts::new(&striker);
         let mut source = serde_json::Deserializer::from_slice(body);
         let read = (&mut source).deserialize_map(&mut parts).and_then(|()| source.end());
         if read.is_err() {
@@ -101,17 +101,16 @@ impl Input {
             } else {
                 format!("{{{parameters}}}")
             },
-            metadata: tidy(metadata, |text| striker.strike(text)),
+            metadata: tidy(metadata),
         }
     }
 }
 
 /// The pairs of which name and value say something, each name once; what Langfuse drops is left out.
-fn tidy(pairs: Vec<(String, String)>, strike: impl Fn(String) -> String) -> Vec<(String, String)> {
+fn tidy(pairs: Vec<(String, String)>) -> Vec<(String, String)> {
     let is_trap = |part: &str| matches!(part, "" | "__proto__" | "constructor" | "prototype");
     let mut kept: Vec<(String, String)> = Vec::with_capacity(pairs.len());
     for (name, value) in pairs {
-        let (name, value) = (strike(name), strike(value));
         let is_known = kept.iter().any(|(known, _)| *known == name);
         if !is_known && !value.is_empty() && !name.split('.').any(is_trap) {
             kept.push((name, value));
@@ -127,8 +126,9 @@ impl fmt::Debug for Input {
 }
 
 /// The members of a body, sorted.
-#[derive(Default)]
-struct Parts {
+struct Parts<'s> {
+    /// Keys are struck out of a text before it is cut, or a part of one would stay.
+    striker: &'s Striker<'s>,
     /// Members that are input, as `"name":value` each, and where each value begins and ends.
     input: Vec<u8>,
     values: Vec<std::ops::Range<usize>>,
@@ -136,7 +136,12 @@ struct Parts {
     metadata: Vec<(String, String)>,
 }
 
-impl Parts {
+impl<'s> Parts<'s> {
+    const fn new(striker: &'s Striker<'s>) -> Self {
+        let metadata = Vec::new();
+        Self { striker, input: Vec::new(), values: Vec::new(), parameters: Vec::new(), metadata }
+    }
+
     /// The one value there is, or an object of all.
     fn into_input(self) -> Vec<u8> {
         match self.values.as_slice() {
@@ -169,7 +174,7 @@ impl Parts {
         if begun > 0 {
             out.push(b',');
         }
-        quote(out, clamp(name, MAX_METADATA_CHARS));
+        quote(out, &self.striker.clamp(name, MAX_METADATA_CHARS));
         out.push(b':');
         let start = out.len();
         map.next_value_seed(Scrub { out, place: Place::Any })?;
@@ -177,14 +182,14 @@ impl Parts {
         if begun + length.min(MAX_PARAMETER) > MAX_PARAMETERS {
             out.truncate(begun);
         } else if length > MAX_PARAMETER {
-            let value = out.split_off(start);
-            quote(out, &cut(&String::from_utf8_lossy(&value), MAX_PARAMETER));
+            let value = String::from_utf8(out.split_off(start)).unwrap_or_default();
+            quote(out, &cut(&self.striker.strike(value), MAX_PARAMETER));
         }
         Ok(())
     }
 }
 
-impl<'de> Visitor<'de> for &mut Parts {
+impl<'de> Visitor<'de> for &mut Parts<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -196,7 +201,10 @@ impl<'de> Visitor<'de> for &mut Parts {
             match &*name {
                 "messages" | "prompt" | "input" | "system" | "instructions" | "tools"
                 | "functions" | "suffix" | "prediction" => self.input(&name, &mut map)?,
-                "metadata" => map.next_value_seed(Metadata(&mut self.metadata))?,
+                "metadata" => {
+                    let Parts { striker, metadata: out, .. } = &mut *self;
+                    map.next_value_seed(Metadata { out, striker })?;
+                }
                 // They have places of their own in a trace.
                 "model" | "stream" | "stream_options" | "user" | "session_id" => {
                     map.next_value::<IgnoredAny>()?;
@@ -209,7 +217,10 @@ impl<'de> Visitor<'de> for &mut Parts {
 }
 
 /// The caller's metadata: short values by name; what is no text becomes its JSON.
-struct Metadata<'m>(&'m mut Vec<(String, String)>);
+struct Metadata<'m> {
+    out: &'m mut Vec<(String, String)>,
+    striker: &'m Striker<'m>,
+}
 
 impl<'de> DeserializeSeed<'de> for Metadata<'_> {
     type Value = ();
@@ -227,8 +238,11 @@ impl<'de> DeserializeSeed<'de> for Metadata<'_> {
                 | serde_json::Value::Array(_)
                 | serde_json::Value::Object(_)) => other.to_string(),
             };
-            let short = |text: &str| clamp(text, MAX_METADATA_CHARS).to_owned();
-            self.0.push((short(&name), short(&value)));
+            let short = |text| {
+                let clean = self.striker.strike(text);
+                clamp(&clean, MAX_METADATA_CHARS).to_owned()
+            };
+            self.out.push((short(name), short(value)));
         }
         Ok(())
     }

@@ -5,14 +5,14 @@ use super::cut::join;
 use super::media;
 use super::scrub::quote;
 use super::secrets::Striker;
-use crate::protocol::tap::{Choice, Kept, Transcript};
+use crate::protocol::tap::{Choice, Kept, MAX_WORD, Transcript};
 
 /// The message of each answer as JSON, a list where there are several; empty where nothing was said.
 /// `finish` stands where an answer does not say itself why it ended. Keys are not struck out yet,
 /// except what a cut may have left of one.
 pub(super) fn messages(said: &Transcript, finish: Option<&str>, striker: &Striker<'_>) -> String {
     let mut out = Vec::new();
-    let writer = Writer { edge: striker.longest() };
+    let writer = Writer { striker };
     if let Some((count, length)) = said.vectors {
         return format!(r#"{{"embeddings":{count},"dimensions":{length}}}"#);
     }
@@ -36,7 +36,7 @@ pub(super) fn messages(said: &Transcript, finish: Option<&str>, striker: &Strike
 /// The same in the form of OpenTelemetry's `gen_ai.output.messages`: parts of a message, each with its
 /// type.
 pub(super) fn parts(said: &Transcript, finish: Option<&str>, striker: &Striker<'_>) -> String {
-    let writer = Writer { edge: striker.longest() };
+    let writer = Writer { striker };
     let mut out = b"[".to_vec();
     for choice in said.choices() {
         if out.len() > 1 {
@@ -61,15 +61,15 @@ pub(super) fn parts(said: &Transcript, finish: Option<&str>, striker: &Striker<'
         for call in &choice.calls {
             separate(&mut out, start);
             out.extend_from_slice(br#"{"type":"tool_call","id":"#);
-            quote(&mut out, &call.id);
+            writer.word(&mut out, &call.id);
             out.extend_from_slice(br#","name":"#);
-            quote(&mut out, &call.name);
+            writer.word(&mut out, &call.name);
             out.extend_from_slice(br#","arguments":"#);
             writer.string(&mut out, &call.arguments);
             out.push(b'}');
         }
         out.extend_from_slice(br#"],"finish_reason":"#);
-        quote(&mut out, choice.finish.as_deref().or(finish).unwrap_or("unknown"));
+        writer.word(&mut out, choice.finish.as_deref().or(finish).unwrap_or("unknown"));
         out.push(b'}');
     }
     out.push(b']');
@@ -82,12 +82,16 @@ fn separate(out: &mut Vec<u8>, start: usize) {
     }
 }
 
-struct Writer {
-    /// So much of either edge of a cut is left out: a part of a key would not be found there.
-    edge: usize,
+struct Writer<'s> {
+    striker: &'s Striker<'s>,
 }
 
-impl Writer {
+impl Writer<'_> {
+    /// A short text that the tap cut where it was too long.
+    fn word(&self, out: &mut Vec<u8>, word: &str) {
+        quote(out, &self.striker.uncut(word, MAX_WORD));
+    }
+
     fn message(&self, out: &mut Vec<u8>, choice: &Choice, finish: Option<&str>) {
         out.extend_from_slice(br#"{"role":"assistant","content":"#);
         if choice.content.is_empty() {
@@ -118,7 +122,7 @@ impl Writer {
         self.calls(out, choice);
         if let Some(finish) = finish {
             member(out, "finish_reason");
-            quote(out, finish);
+            self.word(out, finish);
         }
         out.push(b'}');
     }
@@ -131,9 +135,9 @@ impl Writer {
         for (nth, call) in choice.calls.iter().enumerate() {
             out.push(if nth == 0 { b'[' } else { b',' });
             out.extend_from_slice(br#"{"id":"#);
-            quote(out, &call.id);
+            self.word(out, &call.id);
             out.extend_from_slice(br#","type":"function","function":{"name":"#);
-            quote(out, &call.name);
+            self.word(out, &call.name);
             out.extend_from_slice(br#","arguments":"#);
             self.string(out, &call.arguments);
             out.extend_from_slice(b"}}");
@@ -146,16 +150,12 @@ impl Writer {
     }
 
     fn text(&self, kept: &Kept) -> String {
-        let (head, tail) = (kept.head(), kept.tail());
         if kept.missing() == 0 {
-            return [head, tail].concat();
+            return [kept.head(), kept.tail()].concat();
         }
-        let (head, _) =
-            head.split_at(head.floor_char_boundary(head.len().saturating_sub(self.edge)));
-        let (_, tail) = tail.split_at(tail.ceil_char_boundary(self.edge.min(tail.len())));
-        let missing =
-            kept.head().len() - head.len() + kept.missing() + kept.tail().len() - tail.len();
-        join(head, missing, tail)
+        let (head, tail) = (self.striker.head(kept.head()), self.striker.tail(kept.tail()));
+        let all = kept.head().len() + kept.missing() + kept.tail().len();
+        join(&head, all.saturating_sub(head.len() + tail.len()), &tail)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Which texts must be seen nowhere: every key that is known, struck out wherever it stands.
 
+use super::cut::clamp;
 use crate::secret::Secret;
 use aho_corasick::{AhoCorasick, MatchKind};
 use memchr::memmem::Finder;
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -35,6 +37,7 @@ pub(super) struct Striker<'s> {
     /// The caller's own, in every form that [`forms`] knows.
     own: Vec<Finder<'static>>,
     ours: Finder<'static>,
+    /// Length of the longest key, in bytes.
     longest: usize,
 }
 
@@ -67,10 +70,39 @@ impl Secrets {
 }
 
 impl Striker<'_> {
-    /// Length of the longest key, in bytes: where a text was cut before it was looked through, so
-    /// much of either edge may hold a part of one.
-    pub(super) const fn longest(&self) -> usize {
-        self.longest
+    /// The first `chars` characters, of a text without keys where there are more: cut before, a part of
+    /// a key would stay and be found no more.
+    pub(super) fn clamp<'t>(&self, text: &'t str, chars: usize) -> Cow<'t, str> {
+        let short = clamp(text, chars);
+        if short.len() == text.len() {
+            return Cow::Borrowed(text);
+        }
+        Cow::Owned(clamp(&self.strike(text.to_owned()), chars).to_owned())
+    }
+
+    /// A text that was cut behind before keys were looked for: without those that are whole, and
+    /// without so much of its end as a part of one may take.
+    pub(super) fn head(&self, text: &str) -> String {
+        let mut text = self.strike(text.to_owned());
+        text.truncate(text.floor_char_boundary(text.len().saturating_sub(self.longest)));
+        text
+    }
+
+    /// The same of one that was cut before.
+    pub(super) fn tail(&self, text: &str) -> String {
+        let mut text = self.strike(text.to_owned());
+        text.drain(..text.ceil_char_boundary(self.longest.min(text.len())));
+        text
+    }
+
+    /// A text that a tap may have cut to `bound` bytes or characters, as its length tells.
+    pub(super) fn uncut<'t>(&self, text: &'t str, bound: usize) -> Cow<'t, str> {
+        // A character at the bound may have been taken off whole.
+        let was_cut = match text.len() {
+            bytes if bytes > bound => text.chars().count() >= bound,
+            bytes => bytes + 3 >= bound,
+        };
+        if was_cut { Cow::Owned(self.head(text)) } else { Cow::Borrowed(text) }
     }
 
     /// Strikes every key out of the inside of a JSON string that was written from `start` on. What

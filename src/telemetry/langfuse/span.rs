@@ -1,10 +1,10 @@
 //! One span as OTLP's JSON, written piece by piece: every text that goes in passes one place, which
 //! can strike keys out.
 
-use super::cut::clamp;
 use super::scrub::quote;
 use super::secrets::Striker;
 use crate::ids::{SpanId, TraceId};
+use crate::protocol::tap::MAX_WORD;
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -161,14 +161,11 @@ impl<'o, 's> Span<'o, 's> {
     /// A JSON string. Keys are struck out of its inside alone, never of the JSON around it, which one
     /// that is called `stringValue` would break.
     fn value(&mut self, text: &str, chars: usize) {
-        let short = clamp(text, chars);
         let start = self.out.len() + 1;
-        if short.len() == text.len() {
-            quote(self.out, text);
-        } else {
-            // Struck out before it is cut, or a part of a key would stay.
-            quote(self.out, clamp(&self.striker.strike(text.to_owned()), chars));
-        }
+        // Most that are cut here were a tap's words, which have a bound, too.
+        let text =
+            if text.len() > chars { self.striker.uncut(text, MAX_WORD) } else { text.into() };
+        quote(self.out, &self.striker.clamp(&text, chars));
         if self.strike == Strike::Each {
             self.out.pop();
             self.striker.strike_quoted(self.out, start);

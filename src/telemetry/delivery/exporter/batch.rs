@@ -37,9 +37,9 @@ impl Batch {
         (self.lot.from, self.lot.to)
     }
 
-    /// When the first of them finished, in milliseconds since 1970.
-    pub(super) fn oldest_ms(&self) -> u64 {
-        self.lot.parts.first().map_or(0, |part| part.finished_ms)
+    /// Number of the first of them.
+    pub(super) fn first(&self) -> u64 {
+        self.lot.parts.first().map_or(self.lot.from, |part| part.number)
     }
 
     /// The same as two; as one where there is nothing to divide.
@@ -91,7 +91,7 @@ mod tests {
         let halves = Batch::new(lot(&[3, 4, 7, 9], (2, 12))).halves();
         let told: Vec<_> = halves.iter().map(|half| (half.range(), half.traces())).collect();
         assert_eq!(told, [((2, 7), 2), ((7, 12), 2)]);
-        assert_eq!((halves[0].oldest_ms(), halves[1].oldest_ms()), (1_003, 1_007));
+        assert_eq!((halves[0].first(), halves[1].first()), (3, 7));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! twice by its id and start (LANGFUSE section 4). It never gives up on its own; a trace is dropped
 //! only where the destination takes others and not this one.
 
+mod aside;
 mod batch;
 mod pace;
 mod shorten;
@@ -16,6 +17,7 @@ use super::reply::{Reply, Verdict};
 use super::spool::read::Cursor;
 use super::state::Reason;
 use crate::telemetry::langfuse::Destination;
+use aside::Aside;
 use batch::Batch;
 use pace::Pace;
 use std::collections::VecDeque;
@@ -31,13 +33,11 @@ const MOST_TRACES: usize = 400;
 const MOST_BYTES: usize = 2 << 20;
 /// However small a destination wants it, in bytes.
 const LEAST_BYTES: usize = 16 << 10;
+/// After so many accepted exports twice as much is tried, up to the bound: one that was too large
+/// for a moment does not make small ones for ever.
+const WIDEN_AFTER: u32 = 256;
 /// How long traces gather before an export that is not full.
 const GATHER: Duration = Duration::from_secs(1);
-/// So many refused one by one, with nothing accepted in between, are no longer taken for traces
-/// that cannot be read, but for a destination that reads none: then one is tried now and then.
-const SUSPICIOUS: usize = 8;
-/// Most of them that are remembered; the oldest are given up.
-const MOST_ASIDE: usize = 10_000;
 /// The same problem is told again after so long.
 const TELL_EVERY: Duration = Duration::from_mins(1);
 /// Tries to read a segment before the rest of it is given up, and the time between them.
@@ -61,17 +61,19 @@ pub(super) async fn run(outlet: Arc<Outlet>) {
         }
     };
     let settings = outlet.settings.subscribe();
+    let known = settings.borrow().clone();
     Exporter {
         outlet,
         client,
         settings,
+        known,
         cursor,
         pace: Pace::new(),
         under_way: JoinSet::new(),
-        flying: VecDeque::new(),
         again: VecDeque::new(),
-        aside: VecDeque::new(),
+        aside: Aside::default(),
         most_bytes: MOST_BYTES,
+        fitting: 0,
         gathering: None,
         failed_reads: 0,
         is_rewinding: false,
@@ -85,18 +87,19 @@ struct Exporter {
     outlet: Arc<Outlet>,
     client: reqwest::Client,
     settings: watch::Receiver<Arc<Destination>>,
+    /// The settings that were looked at last.
+    known: Arc<Destination>,
     cursor: Cursor,
     pace: Pace,
     under_way: JoinSet<Ended>,
-    /// When the oldest trace of each export under way finished.
-    flying: VecDeque<u64>,
     /// To be sent before anything new.
     again: VecDeque<Batch>,
-    /// Single traces that were refused, by their stretch of the spool; dropped as soon as others
-    /// are accepted.
-    aside: VecDeque<(u64, u64)>,
+    /// Single traces that were refused; dropped, or tried again, as soon as others are accepted.
+    aside: Aside,
     /// Lowered where the destination says that it is too much.
     most_bytes: usize,
+    /// Exports accepted since it was.
+    fitting: u32,
     /// Until when traces gather.
     gathering: Option<Instant>,
     failed_reads: u32,
@@ -107,6 +110,8 @@ struct Exporter {
 }
 
 struct Ended {
+    /// Of the export, by [`Pace::starts`].
+    number: u64,
     batch: Batch,
     outcome: Result<Reply, reqwest::Error>,
 }
@@ -142,14 +147,15 @@ impl Exporter {
         }
         while self.pace.may_start(self.under_way.len(), now) {
             let Some(batch) = self.again.pop_front().or_else(|| self.next(now)) else { return };
-            self.flying.push_back(batch.oldest_ms());
             let to = self.settings.borrow().clone();
             let request = self.client.post(&to.url).headers(to.headers.iter().cloned().collect());
             let request = request
                 .header("content-type", "application/json")
                 .header("content-encoding", "gzip")
                 .body(batch.bytes.clone());
-            self.under_way.spawn(async { Ended { batch, outcome: http::post(request).await } });
+            let number = self.pace.starts();
+            self.under_way
+                .spawn(async move { Ended { number, batch, outcome: http::post(request).await } });
         }
     }
 
@@ -197,16 +203,15 @@ impl Exporter {
         self.gathering = Some(now + READ_AGAIN);
     }
 
-    fn ended(&mut self, Ended { batch, outcome }: Ended) {
-        let oldest = batch.oldest_ms();
-        if let Some(at) = self.flying.iter().position(|ms| *ms == oldest) {
-            self.flying.remove(at);
-        }
+    fn ended(&mut self, Ended { number, batch, outcome }: Ended) {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let traces = batch.traces();
         match outcome {
             Ok(reply) => match reply.verdict(wall) {
-                Verdict::Accepted { rejected } => self.accepted(&batch, rejected, &reply),
+                Verdict::Accepted { rejected } => {
+                    self.pace.accepted(number);
+                    self.accepted(&batch, rejected, &reply);
+                }
                 Verdict::Later { after } => {
                     self.failed(reply.words(), &reply.said());
                     self.pace.later(after, now, &mut rand::rng());
@@ -217,7 +222,7 @@ impl Exporter {
                     self.pace.refused(now);
                     self.once_more(batch, traces);
                 }
-                Verdict::TooLarge => self.too_large(batch, &reply),
+                Verdict::TooLarge => self.too_large(batch, &reply, now),
                 Verdict::Unreadable => self.not_understood(batch, &reply, now),
             },
             Err(error) => {
@@ -235,7 +240,6 @@ impl Exporter {
     }
 
     fn accepted(&mut self, batch: &Batch, rejected: u64, reply: &Reply) {
-        self.pace.accepted();
         let rejected = rejected.min(batch.traces());
         self.outlet.state.add_sent(batch.traces() - rejected);
         if rejected > 0 {
@@ -244,21 +248,27 @@ impl Exporter {
         }
         // Counted first: who sees an empty backlog sees all of them as sent.
         self.settle(batch.range());
-        // It takes others: so it was not the destination, it was these.
-        for range in std::mem::take(&mut self.aside) {
-            self.give_up(range, Reason::Rejected);
+        self.fitting = self.fitting.saturating_add(1);
+        if self.fitting.is_multiple_of(WIDEN_AFTER) {
+            self.most_bytes = self.most_bytes.saturating_mul(2).min(MOST_BYTES);
+        }
+        let (lost, again) = self.aside.judge(batch);
+        self.is_rewinding |= again;
+        for refused in lost {
+            self.give_up(refused.range, refused.reason);
         }
     }
 
-    fn too_large(&mut self, batch: Batch, reply: &Reply) {
+    fn too_large(&mut self, batch: Batch, reply: &Reply, now: Instant) {
         self.failed(reply.words(), &reply.said());
         if batch.traces() > 1 {
             self.most_bytes = (batch.length / 2).clamp(LEAST_BYTES, self.most_bytes);
+            self.fitting = 0;
             self.split(batch);
         } else if let Some(shorter) = batch.shortened() {
             self.again.push_front(shorter);
         } else {
-            self.give_up(batch.range(), Reason::TooLarge);
+            self.put_aside(&batch, Reason::TooLarge, now);
         }
     }
 
@@ -267,15 +277,16 @@ impl Exporter {
         self.failed(reply.words(), &reply.said());
         if batch.traces() > 1 {
             self.split(batch);
-            return;
+        } else {
+            self.put_aside(&batch, Reason::Rejected, now);
         }
-        self.aside.push_back(batch.range());
-        if self.aside.len() > MOST_ASIDE
-            && let Some(oldest) = self.aside.pop_front()
-        {
-            self.give_up(oldest, Reason::Rejected);
+    }
+
+    fn put_aside(&mut self, batch: &Batch, reason: Reason, now: Instant) {
+        if let Some(oldest) = self.aside.put(batch, reason) {
+            self.give_up(oldest.range, oldest.reason);
         }
-        if self.aside.len() >= SUSPICIOUS {
+        if self.aside.is_suspicious() {
             self.pace.refused(now);
         }
     }
@@ -299,11 +310,20 @@ impl Exporter {
         }
     }
 
-    /// Other keys or another address: everything is tried anew, at once.
+    /// Somebody changed something. With other keys or another address everything is tried anew, at
+    /// once; else only what is refused is, since a wait the destination asked for still holds.
     fn reset(&mut self) {
-        self.pace = Pace::new();
+        let to = self.settings.borrow_and_update().clone();
+        let is_same = to.url == self.known.url && to.headers == self.known.headers;
+        self.known = to;
+        if is_same {
+            self.pace.hurry();
+            return;
+        }
+        self.pace.forget();
         self.most_bytes = MOST_BYTES;
-        self.is_rewinding = !self.aside.is_empty();
+        self.aside.forget();
+        self.is_rewinding |= self.aside.len() > 0;
     }
 
     /// Whether reading has begun anew.
@@ -315,7 +335,6 @@ impl Exporter {
             self.cursor = cursor;
             self.again.clear();
             self.aside.clear();
-            self.flying.clear();
         }
         self.is_rewinding = false;
         true
@@ -338,8 +357,6 @@ impl Exporter {
     /// Lets others see how it goes.
     fn tell(&self) {
         let (state, name) = (&self.outlet.state, &self.outlet.name);
-        let again = self.again.iter().map(Batch::oldest_ms);
-        state.set_oldest(self.flying.iter().copied().chain(again).min());
         state.set_aside(self.aside.len());
         if state.set_going(self.pace.going()) {
             match self.pace.going() {

@@ -31,12 +31,16 @@ pub(super) struct Pace {
     going: Going,
     failures: u32,
     not_before: Option<Instant>,
+    /// Exports ever started, and how many of them when the last one failed.
+    started: u64,
+    started_before: u64,
 }
 
 impl Pace {
     /// All is well until something is not.
     pub(super) const fn new() -> Self {
-        Self { going: Going::Well, failures: 0, not_before: None }
+        let (started, started_before) = (0, 0);
+        Self { going: Going::Well, failures: 0, not_before: None, started, started_before }
     }
 
     /// How it goes.
@@ -50,14 +54,36 @@ impl Pace {
         under_way < at_once && self.not_before.is_none_or(|at| now >= at)
     }
 
+    /// Another destination: what is known of the old one, and what is under way there, says nothing.
+    pub(super) const fn forget(&mut self) {
+        (self.going, self.failures, self.not_before) = (Going::Well, 0, None);
+        self.started_before = self.started;
+    }
+
+    /// An export starts; its number.
+    pub(super) const fn starts(&mut self) -> u64 {
+        self.started += 1;
+        self.started
+    }
+
     /// When to look again, where something must be waited for.
     pub(super) const fn not_before(&self) -> Option<Instant> {
         self.not_before
     }
 
-    /// An export was accepted.
-    pub(super) const fn accepted(&mut self) {
-        *self = Self::new();
+    /// The export of this number was accepted. One that was under way already when another failed
+    /// says nothing of how it goes now, and takes back no wait.
+    pub(super) const fn accepted(&mut self, number: u64) {
+        if number > self.started_before {
+            (self.going, self.failures, self.not_before) = (Going::Well, 0, None);
+        }
+    }
+
+    /// Somebody acted: what was refused may be tried at once. A wait the destination named holds.
+    pub(super) fn hurry(&mut self) {
+        if self.going == Going::Refused {
+            self.not_before = None;
+        }
     }
 
     /// One failed and may do better later: full jitter, so that many gateways do not come back at
@@ -76,6 +102,7 @@ impl Pace {
 
     fn wait(&mut self, going: Going, wait: Duration, now: Instant) {
         self.going = going;
+        self.started_before = self.started;
         // Two may fail at once; the longer wait holds.
         self.not_before = self.not_before.max(now.checked_add(wait));
     }
@@ -116,11 +143,28 @@ mod tests {
         assert!(pace.may_start(0, then) && !pace.may_start(1, then));
         pace.later(None, now, &mut random);
         assert!(!pace.may_start(0, now + Duration::from_secs(29)), "what it asked for still holds");
-        pace.accepted();
+        let number = pace.starts();
+        pace.accepted(number);
         assert!(pace.may_start(1, now) && pace.going() == Going::Well);
         pace.refused(now);
         assert!(
             !pace.may_start(0, now + Duration::from_secs(59)) && pace.going() == Going::Refused
         );
+        pace.hurry();
+        assert!(pace.may_start(0, now) && !pace.may_start(1, now));
+    }
+
+    #[test]
+    fn what_was_sent_before_a_failure_takes_no_wait_back() {
+        let (now, mut random) = (Instant::now(), SmallRng::seed_from_u64(7));
+        let mut pace = Pace::new();
+        let (_failing, good) = (pace.starts(), pace.starts());
+        pace.later(Some(Duration::from_secs(30)), now, &mut random);
+        pace.accepted(good);
+        pace.hurry();
+        assert!(!pace.may_start(0, now + Duration::from_secs(29)) && pace.going() == Going::Away);
+        let next = pace.starts();
+        pace.accepted(next);
+        assert!(pace.may_start(1, now) && pace.going() == Going::Well);
     }
 }

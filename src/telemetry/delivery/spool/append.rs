@@ -150,12 +150,13 @@ impl Appender {
     /// From now on the exporter sees them.
     fn commit(&self, active: &Active, count: u64) {
         let mut index = self.spool.lock_index();
-        index.next += count;
-        let next = index.next;
-        let finished = self.waiting.front().map(|(_, finished_ms)| *finished_ms);
+        let (first, upto) = (index.next, index.progress.upto());
+        if let Some((_, finished_ms)) = self.waiting.front() {
+            index.ages.note(first, *finished_ms, upto);
+        }
+        index.next = first + count;
         if let Some(segment) = index.segments.get_mut(&active.first) {
-            (segment.next, segment.bytes) = (next, active.bytes);
-            segment.oldest_ms = segment.oldest_ms.or(finished);
+            (segment.next, segment.bytes) = (first + count, active.bytes);
         }
         drop(index);
         self.spool.grown.notify_one();
@@ -199,7 +200,7 @@ impl Appender {
         });
         let file = Arc::new(file?);
         let path = folder::open_path(&self.spool.folder, first);
-        let segment = Segment { path, next: first, bytes: 0, is_growing: true, oldest_ms: None };
+        let segment = Segment { path, next: first, bytes: 0, is_growing: true };
         index.segments.insert(first, segment);
         Ok(Active { file, first, bytes: 0, is_unsynced: false })
     }

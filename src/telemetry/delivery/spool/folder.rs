@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::record::{self, Step};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Prompts and answers stand in these files: they are for the owner alone.
@@ -141,6 +141,21 @@ fn last_number(bytes: &[u8]) -> Option<u64> {
             Step::More(_) | Step::End => return last,
         };
         rest = rest.get(taken..).unwrap_or_default();
+    }
+}
+
+/// When the first record of a segment with this number or a higher one finished; `None` where it
+/// cannot be read, or damage is in the way. Reads headers alone.
+pub(super) fn finished_ms(path: &Path, from: u64) -> Option<u64> {
+    let file = File::open(path).ok()?;
+    let (mut at, mut header) = (0, record::BLANK);
+    loop {
+        file.read_exact_at(&mut header, at).ok()?;
+        let (number, finished_ms, length) = record::peek(&header)?;
+        if number >= from {
+            return Some(finished_ms);
+        }
+        at += length as u64;
     }
 }
 

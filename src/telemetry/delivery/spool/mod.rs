@@ -1,5 +1,6 @@
 //! Traces on disk until their destination has accepted them: what is there, what goes, what goes first.
 
+mod ages;
 pub mod append;
 mod folder;
 mod progress;
@@ -8,6 +9,7 @@ pub mod record;
 #[cfg(test)]
 mod tests;
 
+use ages::Ages;
 use progress::Progress;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -43,6 +45,7 @@ struct Index {
     /// By the number of the first record.
     segments: BTreeMap<u64, Segment>,
     progress: Progress,
+    ages: Ages,
     /// Number of the next record.
     next: u64,
     /// Held while this process may deliver.
@@ -59,8 +62,6 @@ struct Segment {
     bytes: u64,
     /// Whether more may come.
     is_growing: bool,
-    /// When its first record finished, in milliseconds since 1970, where that is known.
-    oldest_ms: Option<u64>,
 }
 
 /// What a spool holds, for people.
@@ -70,7 +71,7 @@ pub struct Holds {
     pub records: u64,
     /// Bytes on disk.
     pub bytes: u64,
-    /// When the oldest of them finished, in milliseconds since 1970, as far as is known.
+    /// When the oldest of them finished, in milliseconds since 1970.
     pub oldest_ms: Option<u64>,
     /// Whether this process may deliver from here.
     pub is_ours: bool,
@@ -130,6 +131,7 @@ impl Spool {
             index.progress = position;
             index.skip_gaps();
             index.delete_done()?;
+            index.look_up_ages();
         } else if !index.is_open {
             index.next = index.next.saturating_add(LEAP);
         }
@@ -142,7 +144,7 @@ impl Spool {
         let Some(taken) = folder::take_over(&self.folder, named)? else { return Ok(()) };
         let Some(next) = taken.next else { return Ok(()) };
         let bytes = fs::metadata(&taken.path)?.len();
-        let segment = Segment { path: taken.path, next, bytes, is_growing: false, oldest_ms: None };
+        let segment = Segment { path: taken.path, next, bytes, is_growing: false };
         index.next = index.next.max(next);
         index.segments.insert(named.first, segment);
         Ok(())
@@ -161,14 +163,13 @@ impl Spool {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return *lock(&self.seen),
         };
-        let (mut holds, mut is_first) = (Holds::default(), true);
+        let mut holds = Holds::default();
         for (first, segment) in &index.segments {
             holds.bytes += segment.bytes;
-            let undone = index.progress.undone(*first, segment.next);
-            holds.records += undone;
-            if undone > 0 && std::mem::take(&mut is_first) {
-                holds.oldest_ms = segment.oldest_ms;
-            }
+            holds.records += index.progress.undone(*first, segment.next);
+        }
+        if holds.records > 0 {
+            holds.oldest_ms = index.ages.at(index.progress.upto());
         }
         (holds.is_ours, holds.is_open) = (index.lock.is_some(), index.is_open);
         drop(index);
@@ -186,10 +187,14 @@ impl Spool {
         self.grown.notify_one();
     }
 
-    /// An export has taken `from..to`. The lowest number of it that is left: what was dropped
-    /// meanwhile for want of room has been counted and stays dropped.
-    pub fn claim(&self, from: u64, to: u64) -> u64 {
+    /// An export has taken `from..to`, of which the `first` record has this number and finished at
+    /// that time. The lowest number that is left: what was dropped meanwhile for want of room has
+    /// been counted and stays dropped.
+    fn claim(&self, from: u64, to: u64, first: Option<(u64, u64)>) -> u64 {
         let mut index = self.lock_index();
+        if let Some((number, finished_ms)) = first {
+            index.ages.mark(number, finished_ms);
+        }
         let from = from.max(index.progress.upto());
         index.progress.claim(from, to);
         from
@@ -254,6 +259,17 @@ impl Index {
             let start = at.map_or(self.next, |(first, _)| *first);
             if start <= upto || !self.progress.settle(upto, start) {
                 return;
+            }
+        }
+    }
+
+    /// How old what another process left is: exactly for the first record that is not done with.
+    fn look_up_ages(&mut self) {
+        let upto = self.progress.upto();
+        for (first, segment) in self.segments.iter().filter(|(_, segment)| segment.next > upto) {
+            let from = upto.max(*first);
+            if let Some(finished_ms) = folder::finished_ms(&segment.path, from) {
+                self.ages.mark(from, finished_ms);
             }
         }
     }

@@ -112,7 +112,8 @@ impl Cursor {
         if parts.is_empty() && lost == 0 {
             return Ok(None);
         }
-        let from = self.spool.claim(from, to);
+        let first = parts.first().map(|part| (part.number, part.finished_ms));
+        let from = self.spool.claim(from, to, first);
         // Dropped, and counted, while they were read.
         parts.retain(|part| part.number >= from);
         Ok(Some(Lot { from, to, parts, lost }))

@@ -79,6 +79,12 @@ pub fn step(bytes: &[u8], left: u64) -> Step<'_> {
     Step::Record(record, HEADER + header.length)
 }
 
+/// Number, end of the call and length in all of the record that a header belongs to, unchecked.
+pub fn peek(header: &[u8; HEADER]) -> Option<(u64, u64, usize)> {
+    let header = Header::read(header)?;
+    Some((header.number, header.finished_ms, HEADER + header.length))
+}
+
 struct Header {
     length: usize,
     sum: u32,

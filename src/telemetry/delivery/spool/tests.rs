@@ -21,7 +21,11 @@ impl Process {
     }
 
     fn write(&mut self, body: &str) -> Flushed {
-        let pushed = self.appender.push(1_000, body.as_bytes());
+        self.write_at(1_000, body)
+    }
+
+    fn write_at(&mut self, finished_ms: u64, body: &str) -> Flushed {
+        let pushed = self.appender.push(finished_ms, body.as_bytes());
         assert_eq!(pushed, Pushed::Kept);
         self.flush()
     }
@@ -78,6 +82,29 @@ fn what_is_written_is_taken_once_and_then_gone() {
     assert_eq!(deliver(&process, &mut cursor), (vec!["c".into()], 0));
     process.close();
     assert_eq!(segments(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_oldest_is_that_of_what_still_waits_also_after_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    let mut cursor = process.cursor();
+    for second in 1..=4 {
+        process.write_at(second * 1_000, "a");
+    }
+    let oldest = |process: &Process| process.spool.holds().oldest_ms;
+    assert_eq!(oldest(&process), Some(1_000));
+    let lots = [2, 1].map(|most| cursor.take(most, 1 << 20).unwrap().unwrap());
+    process.spool.settle(lots[1].from, lots[1].to).unwrap();
+    assert_eq!(oldest(&process), Some(1_000), "the second lot ended first");
+    process.spool.settle(lots[0].from, lots[0].to).unwrap();
+    assert_eq!(oldest(&process), Some(4_000), "in the same segment as what is done");
+    drop((process, cursor)); // no close: as kill -9 leaves it
+
+    let again = Process::start(folder.path(), ROOMY);
+    assert_eq!(oldest(&again), Some(4_000));
+    deliver(&again, &mut again.cursor());
+    assert_eq!(oldest(&again), None);
 }
 
 #[test]
