@@ -279,12 +279,12 @@ impl Ctx {
     }
 
     /// Another upstream call follows: what the one before may cost is noted, and of its reply nothing
-    /// is billed any more.
+    /// is billed or told any more.
     fn leave_behind(&mut self) {
         let stream = self.stream;
         let Outcome { reading, work, .. } = &mut self.outcome;
-        let work = std::mem::take(work);
-        let has_named = reading.usage.take().is_some() | reading.upstream_cost_usd.take().is_some();
+        let (work, reading) = (std::mem::take(work), std::mem::take(reading));
+        let has_named = reading.usage.is_some() || reading.upstream_cost_usd.is_some();
         self.outcome.produced_tokens = 0;
         let Some(last) = self.outcome.tries.last() else { return };
         if has_named || work.may_be_billed(Some(last.outcome), stream) {
@@ -342,8 +342,13 @@ impl Drop for Ctx {
     fn drop(&mut self) {
         if !self.recorded {
             let draining = self.shared.current.is_draining();
-            let kind = if draining { Kind::Draining } else { Kind::Internal };
+            let (kind, words) = if draining {
+                (Kind::Draining, "the gateway was stopped before the call had ended")
+            } else {
+                (Kind::Internal, "the gateway failed on this call; its log says where")
+            };
             self.outcome.error_code = Some(kind.row().code);
+            self.traced.told(words);
             // How much of the time was spent waiting is lost with the task; nearly all of it was.
             self.waited = self.begun.elapsed();
         }

@@ -1,7 +1,7 @@
 //! The end of a request, however it came: one record to the metrics and the access log, exactly once.
 
 use super::context::{self, Ctx};
-use super::{bill, traced};
+use super::{bill, looking, traced};
 use crate::protocol::path::Endpoint;
 use crate::protocol::tap::Reading;
 use crate::telemetry::exchange::Exchange;
@@ -27,7 +27,7 @@ pub(super) fn finish(ctx: &mut Ctx) {
     ctx.shared.metrics.observe(&exchange);
     ctx.shared.access_log.write(&exchange);
     if let Some(trace) = traced::finished(ctx, exchange, reading) {
-        traced::hand_over(&ctx.shared, trace);
+        looking::hand_over(&ctx.shared, trace);
     }
 }
 

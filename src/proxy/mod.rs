@@ -16,6 +16,7 @@ mod forward;
 mod head;
 mod headers;
 mod judge;
+mod looking;
 mod plain;
 mod pricing;
 mod relay;
@@ -33,6 +34,7 @@ use crate::telemetry::metrics::Metrics;
 use async_trait::async_trait;
 use connectors::Connectors;
 use context::{Ctx, Ended};
+use looking::Looking;
 use pingora::prelude::{Error, HttpPeer, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::sync::Arc;
@@ -52,6 +54,8 @@ pub struct Shared {
     pub delivery: Arc<Delivery>,
     /// Connections to upstreams.
     pub connectors: Arc<Connectors>,
+    /// Large bodies on their way into traces.
+    pub looking: Arc<Looking>,
 }
 
 impl Shared {
@@ -64,7 +68,8 @@ impl Shared {
         delivery: Arc<Delivery>,
     ) -> Self {
         let connectors = Arc::new(Connectors::new());
-        Self { current, metrics, limits, access_log, delivery, connectors }
+        let looking = Arc::new(Looking::new());
+        Self { current, metrics, limits, access_log, delivery, connectors, looking }
     }
 }
 

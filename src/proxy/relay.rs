@@ -84,6 +84,19 @@ enum End {
     Failed(Failure),
 }
 
+/// A tap whose reading is noted whichever way the relay ends: also where a drain cuts the task, or it
+/// panics.
+struct Tapping<'c> {
+    ctx: &'c mut Ctx,
+    tap: StreamTap,
+}
+
+impl Drop for Tapping<'_> {
+    fn drop(&mut self) {
+        self.ctx.outcome.reading = self.tap.take_reading();
+    }
+}
+
 /// Relays an event stream.
 pub(super) async fn stream(
     caller: &mut Caller<'_>,
@@ -92,16 +105,16 @@ pub(super) async fn stream(
     reply: Reply<'_>,
     clock: &mut Clock,
 ) -> Result<Relayed, Stopped> {
-    let mut tap = StreamTap::new(call.dialect).of(call.facts.choices).keeping(ctx.traced.capture);
+    let tap = StreamTap::new(call.dialect).of(call.facts.choices).keeping(ctx.traced.capture);
     ctx.outcome.work.is_measured = true;
-    let followed = follow(caller, ctx, call, (reply, clock), &mut tap).await;
-    let relayed = match followed {
-        Ok(end) => close(caller, ctx, call, &tap, end).await,
+    let mut tapping = Tapping { ctx: &mut *ctx, tap };
+    let Tapping { ctx: within, tap } = &mut tapping;
+    let relayed = match follow(caller, within, call, (reply, clock), tap).await {
+        Ok(end) => close(caller, within, call, tap, end).await,
         Err(stopped) => Err(stopped),
     };
-    let is_cut = matches!(relayed, Ok(Relayed::Cut));
-    ctx.outcome.reading = tap.into_reading();
-    if is_cut {
+    drop(tapping);
+    if matches!(relayed, Ok(Relayed::Cut)) {
         ctx.outcome.reading.finish = Some("length".to_owned());
     }
     relayed
@@ -264,7 +277,7 @@ async fn release(
     reply: &Reply<'_>,
 ) -> Result<(), Interrupted> {
     call.body = Bytes::new();
-    ctx.traced.released();
+    ctx.traced.released(&ctx.shared);
     ctx.outcome.status = (!caller.is_gone()).then_some(200);
     ctx.proved_good(reply.upstream);
     if caller.begun {

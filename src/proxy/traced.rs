@@ -1,7 +1,7 @@
 //! What is kept of a call for its trace while it runs, and how traces join over `traceparent`.
 
-use super::Shared;
 use super::context::Ctx;
+use super::{Shared, looking};
 use crate::auth;
 use crate::ids::{SpanId, TraceId, parse_traceparent, traceparent};
 use crate::protocol::request::RequestFacts;
@@ -12,17 +12,10 @@ use crate::telemetry::langfuse::{Input, Secrets, Trace};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::Arc;
-use tokio::runtime::Handle;
 
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// How a caller asks that a call be kept out of traces.
 const OPT_OUT: HeaderName = HeaderName::from_static("x-cirque-trace");
-/// A body up to this size stays as it is until its trace is written. A larger one is looked through and
-/// let go of before: once its stream has begun, which may last half an hour, else when its call ends,
-/// since what waits to be written is bounded in bytes. Reading megabytes takes milliseconds, too long
-/// for a thread that serves streams, so a blocking one does it.
-const KEPT_BODY: usize = 64 << 10;
-
 /// One call, as far as its trace needs more than the record.
 #[derive(Debug, Default)]
 pub(super) struct Traced {
@@ -73,13 +66,10 @@ impl Traced {
         }
     }
 
-    /// A stream has begun: a large body is not held on to for as long as it lasts.
-    pub(super) fn released(&self) {
-        if let Some(input) = self.input.as_ref().filter(|input| input.unread() > KEPT_BODY) {
-            let input = Arc::clone(input);
-            drop(tokio::task::spawn_blocking(move || {
-                input.shown();
-            }));
+    /// A stream has begun.
+    pub(super) fn released(&self, shared: &Shared) {
+        if let Some(input) = &self.input {
+            looking::let_go(shared, input);
         }
     }
 
@@ -132,24 +122,6 @@ pub(super) fn finished(ctx: &mut Ctx, exchange: Exchange, reading: Reading) -> O
         secrets: Arc::clone(ctx.snapshot.tracing.secrets()),
         exchange,
     }))
-}
-
-/// Hands a finished call over; a large body is looked through first.
-pub(super) fn hand_over(shared: &Shared, trace: Box<Trace>) {
-    let delivery = Arc::clone(&shared.delivery);
-    let large = trace.input.clone().filter(|input| input.unread() > KEPT_BODY);
-    match (large, Handle::try_current()) {
-        (Some(input), Ok(runtime)) => {
-            // A drain waits for it as for a request.
-            let open = shared.current.enter();
-            drop(runtime.spawn_blocking(move || {
-                input.shown();
-                delivery.hand_over(trace);
-                drop(open);
-            }));
-        }
-        (Some(_), Err(_)) | (None, _) => delivery.hand_over(trace),
-    }
 }
 
 #[cfg(test)]

@@ -35,10 +35,13 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long the last log lines, and the last traces, may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long calls that were cut may take to say what became of them, and how often that is looked at.
+const LAST_CALLS: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// `cirque run`: serves until told to stop; the exit code.
 pub fn run(file: Option<PathBuf>) -> u8 {
@@ -138,10 +141,21 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     let drain =
         DrainOnSignal::new(current, Arc::clone(&shared.limits), Arc::clone(&shared.delivery));
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
+    wait_for_cut_calls(&shared.current);
     shared.delivery.close(LAST_LINES);
     shared.limits.close();
     shared.access_log.flush(LAST_LINES);
     OK
+}
+
+/// Pingora lets go of its threads without waiting for them, while they still drop the tasks of the calls
+/// that a drain cuts; each hands its record over as it is dropped.
+#[expect(clippy::disallowed_methods, reason = "the main thread: no worker is left to be blocked")]
+fn wait_for_cut_calls(current: &Current) {
+    let deadline = Instant::now() + LAST_CALLS;
+    while current.open() > 0 && Instant::now() < deadline {
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// What requests share, ready before the first of them is served; `None`, and a complaint, where the

@@ -128,6 +128,74 @@ async fn a_failover_is_one_trace_with_a_generation_an_attempt() {
 }
 
 #[tokio::test]
+async fn what_a_failed_attempt_had_said_is_not_told_of_the_last() {
+    let (bad, worse, collector) =
+        (Origin::start().await, Origin::start().await, Collector::start().await);
+    let begun = "data: {\"id\":\"gen-bad\",\"model\":\"bad-model\",\"choices\":[],\
+        \"usage\":{\"prompt_tokens\":120,\"completion_tokens\":0,\"total_tokens\":120}}\n\n\
+        data: {\"error\":{\"message\":\"overloaded just now\",\"code\":529}}\n\n";
+    bad.always(Reply::sse(begun));
+    worse.always(Reply::error(500));
+    let config = Config::new()
+        .upstream("bad", &bad.base_url(), "priority: 0")
+        .upstream("worse", &worse.base_url(), "priority: 1")
+        .route("models: [\"*\"], upstreams: [bad, worse], balance: priority, retry: { attempts: 2, budget: 1.0 }")
+        .section(&collector.section(""));
+    let gateway = Gateway::start(&config).await;
+    assert_eq!(gateway.post(CHAT, &chat_stream()).await.status, 502);
+    let spans = collector.has(3).await;
+    let text = serde_json::to_string(&spans).unwrap();
+    for word in ["bad-model", "gen-bad", "overloaded just now", "120"] {
+        assert!(!text.contains(word), "{word} in {text}");
+    }
+    assert_eq!(
+        get(&spans[2], "langfuse.observation.usage_details"),
+        r#"{"input":0,"output":0,"total":0}"#
+    );
+}
+
+#[tokio::test]
+async fn calls_that_a_drain_cuts_are_traced_with_what_they_had() {
+    const STREAMS: usize = 60;
+    let (origin, collector) = (Origin::start().await, Collector::start().await);
+    let config = Config::to(&origin).server("drain: 1s").section(&collector.section(""));
+    let gateway = Gateway::start(&config).await;
+    let first =
+        "data: {\"model\":\"wisp\",\"choices\":[{\"delta\":{\"content\":\"Half an ans\"}}]}\n\n";
+    let mut clients = Vec::new();
+    for _ in 0..STREAMS {
+        origin.next(Reply::stream().piece(first).hang());
+        let mut client = gateway.client().await;
+        client.open(&Request::post(CHAT, &chat_stream())).await;
+        client.read_until("Half an ans").await;
+        clients.push(client);
+    }
+    // A large body whose call waits for its answer.
+    origin.next(Reply::silence());
+    let body = json!({ "model": "m", "messages": ["x".repeat(300 << 10)] }).to_string();
+    let mut waiting = gateway.client().await;
+    waiting.send_request(&Request::post(CHAT, &json!(0)).json_text(Bytes::from(body))).await;
+    origin.call(STREAMS).await;
+    gateway.process.signal("TERM");
+    assert_eq!(gateway.process.exit_code().await, 0);
+
+    let _again = Gateway::start_in(gateway.process.kill(), &config).await;
+    let mut halves = 0;
+    for span in collector.has(STREAMS + 1).await {
+        let message = get(&span, "langfuse.observation.status_message");
+        assert_eq!(message, "draining: the gateway was stopped before the call had ended");
+        if get(&span, "langfuse.observation.metadata.stream") == "true" {
+            assert!(get(&span, OUTPUT).contains("Half an ans"), "{span}");
+            assert_eq!(get(&span, "langfuse.observation.model.name"), "wisp");
+            halves += 1;
+        } else {
+            assert!(get(&span, INPUT).contains("xxxx"), "{span}");
+        }
+    }
+    assert_eq!(halves, STREAMS);
+}
+
+#[tokio::test]
 async fn refused_calls_are_traced_once_their_caller_is_known() {
     let (origin, collector, gateway) = started("").await;
     gateway.call(&Request::post(CHAT, &chat()).anonymous()).await;

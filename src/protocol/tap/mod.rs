@@ -202,6 +202,11 @@ impl StreamTap {
         &self.notes.reading
     }
 
+    /// Takes what has been read so far.
+    pub fn take_reading(&mut self) -> Reading {
+        std::mem::take(&mut self.notes.reading)
+    }
+
     /// What has been read.
     #[must_use]
     pub fn into_reading(self) -> Reading {
