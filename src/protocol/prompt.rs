@@ -10,7 +10,7 @@ use memchr::{memchr2, memmem};
 
 /// What an image costs: `OpenAI` bills 85 to 1,536 tokens, Anthropic up to 1,600, Gemini 258 a tile.
 const IMAGE: u64 = 2_000;
-/// What anything behind a link costs: nobody knows how large it is.
+/// What anything behind a link, or kept as a file at the upstream, costs: nobody knows how large it is.
 const LINKED: u64 = 4_000;
 /// Bytes of base64 a token of audio or of a document takes at least: speech at 16 kbit/s, 32 tokens
 /// a second (Gemini); a page of text in a PDF is 5 KiB and 1,500 tokens, which is a token for 3.
@@ -59,6 +59,10 @@ pub fn estimate(body: &[u8]) -> Estimate {
             }
             json_text(&mut text, inner);
             continue;
+        }
+        if name == b"file_id" {
+            // As long as what is behind a link; and a text, should a model read it as one.
+            fixed += LINKED;
         }
         match media(name, inner) {
             None => json_text(&mut text, inner),

@@ -34,8 +34,8 @@ struct Weight {
     prompt: Estimate,
     /// The longest output, all choices together.
     output: u64,
-    /// Whether the request or the catalogue says so, and upstreams hold to it.
-    is_named: bool,
+    /// Output tokens by our own count, at which a stream is cut.
+    cap: u64,
     /// At the dearest price that may apply; `None` where one is not known.
     worst: Option<NanoUsd>,
 }
@@ -59,10 +59,7 @@ pub(super) async fn admit(ctx: &mut Ctx, call: &Call) -> Result<(), Rejection> {
         Denied::Unavailable => unavailable(),
     })?;
     let is_paid = account.budget.is_some() && weight.worst != Some(NanoUsd::ZERO);
-    // Upstreams hold to a maximum that they know of by their own count. Ours is an estimate, and
-    // must not cut what they would have ended a little later by themselves.
-    let slack = if weight.is_named { weight.output / 2 } else { 0 };
-    let cap = is_paid.then(|| weight.output.saturating_add(slack));
+    let cap = is_paid.then_some(weight.cap);
     let Weight { prompt, output, .. } = weight;
     ctx.admission =
         Some(Admission { permit, prompt, output, is_priced: weight.worst.is_some(), cap });
@@ -78,32 +75,47 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
         // Only for the ledger, should nobody say it: no caller may write there what it likes.
         let output = facts.max_output_tokens.map_or(default, |named| named.min(default));
         let output = if call.dialect == Dialect::Embeddings { 0 } else { output };
-        return Weight { prompt, output, is_named: false, worst: Some(NanoUsd::ZERO) };
+        return Weight { prompt, output, cap: output, worst: Some(NanoUsd::ZERO) };
     }
     let prompt = prompt::estimate(&call.body);
     let models = ctx.shared.current.models.load();
     let pricing = Pricing { snapshot: &ctx.snapshot, models: &models };
-    let output = |model: &str| {
-        if call.dialect == Dialect::Embeddings {
-            return (0, true);
-        }
-        let named = facts.max_output_tokens.or_else(|| models.get(model)?.max_output_tokens);
-        (named.unwrap_or(default).saturating_mul(facts.choices.max(1)), named.is_some())
-    };
     let routes = &ctx.snapshot.routes;
     let fallbacks = routes.get(call.route).map_or(&[][..], |route| &route.fallback_models);
-    let may_use = |model: &&String| ctx.caller.as_ref().is_some_and(|c| c.models.matches(model));
-    let fallbacks = fallbacks.iter().filter(may_use);
-    let others = facts.other_models.iter().chain(&facts.preset).chain(fallbacks);
-    let worst = |model: &String| {
-        let output = output(model).0;
-        let rates = pricing.may_apply(model)?;
-        rates.iter().map(|rates| rates.worst(prompt.most, output)).max()
+    let may_use = |model: &&str| ctx.caller.as_ref().is_some_and(|c| c.models.matches(model));
+    let fallbacks = fallbacks.iter().map(String::as_str).filter(may_use);
+    let named: Vec<&str> = facts.names().chain(fallbacks).collect();
+    let output = match call.dialect {
+        Dialect::Embeddings => 0,
+        Dialect::Chat | Dialect::Completions | Dialect::Responses | Dialect::Messages => {
+            let of = |model: &&str| {
+                facts.max_output_tokens.or_else(|| models.get(model)?.max_output_tokens)
+            };
+            // Whichever of them answers may write as much as the one that may write most.
+            let longest = named.iter().map(|model| of(model).unwrap_or(default)).max();
+            longest.unwrap_or(default).saturating_mul(facts.choices.max(1))
+        }
     };
-    let all: Option<Vec<NanoUsd>> =
-        std::iter::once(&facts.model).chain(others).map(worst).collect();
-    let (output, is_named) = output(&facts.model);
-    Weight { prompt, output, is_named, worst: all.and_then(|all| all.into_iter().max()) }
+    let cap = output.saturating_add(slack(call, output));
+    let worst = |model: &&str| {
+        let input = if facts.is_continued {
+            // What is kept upstream is a part of the prompt, and no longer than the model can read.
+            prompt.most.max(models.get(model)?.context_length?)
+        } else {
+            prompt.most
+        };
+        let rates = pricing.may_apply(model)?;
+        rates.iter().map(|rates| rates.worst(input, cap)).max()
+    };
+    let all: Option<Vec<NanoUsd>> = named.iter().map(worst).collect();
+    Weight { prompt, output, cap, worst: all.and_then(|all| all.into_iter().max()) }
+}
+
+/// What is reserved of a stream beyond the maximum that its caller names. Upstreams hold to that by
+/// their own count; by ours, which decides where a stream is cut, the same text may be half as much
+/// again, and what they would have ended by themselves must not be cut.
+const fn slack(call: &Call, output: u64) -> u64 {
+    if call.stream() && call.facts.max_output_tokens.is_some() { output / 2 } else { 0 }
 }
 
 fn unavailable() -> Rejection {
@@ -164,9 +176,4 @@ fn poor(account: &Account, is_final: bool) -> String {
     format!(
         "the budget of this key (${dollars}{per}) does not cover what the call may cost; {what}"
     )
-}
-
-/// The end of a stream that has reached what was reserved for it.
-pub(super) fn is_reached(admission: Option<&Admission>, produced: u64) -> bool {
-    admission.and_then(|admission| admission.cap).is_some_and(|cap| produced >= cap)
 }

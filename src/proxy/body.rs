@@ -164,14 +164,12 @@ fn unreadable(error: &pingora::Error) -> Ended {
 }
 
 /// Every model name the body carries must be allowed, not only the first: providers walk through
-/// the others on their own (PINGORA I15).
+/// the others on their own (PINGORA I15), and a preset behind a model's name brings its own.
 fn allow(ctx: &Ctx, facts: &RequestFacts) -> Result<(), Rejection> {
     let Some(caller) = ctx.caller.as_ref().filter(|caller| !caller.models.is_everything()) else {
         return Ok(());
     };
-    let preset = facts.preset.iter();
-    let names = std::iter::once(&facts.model).chain(&facts.other_models).chain(preset);
-    match names.into_iter().find(|name| !caller.models.matches(name)) {
+    match facts.names().find(|name| !caller.models.matches(name)) {
         None => Ok(()),
         Some(name) => {
             let name: String = name.chars().take(100).collect();

@@ -10,6 +10,7 @@ mod caller;
 mod clock;
 mod connectors;
 mod context;
+mod cut;
 pub mod edge;
 mod finish;
 mod forward;

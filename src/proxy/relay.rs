@@ -1,11 +1,11 @@
 //! Chapter 4, the reply: a stream is held until it has proved good, then forwarded untouched while a
 //! copy is read.
 
-use super::admission::is_reached;
 use super::bill;
 use super::caller::{Caller, Interrupted};
 use super::clock::{Clock, Expired};
 use super::context::{Call, Ctx};
+use super::cut::{self, Reserved};
 use super::forward::{Connection, Stopped};
 use super::headers::reply_header;
 use super::judge::Failure;
@@ -13,7 +13,6 @@ use super::respond;
 use crate::error::{Kind, Rejection};
 use crate::protocol::done::DoneFilter;
 use crate::protocol::errors;
-use crate::protocol::length::{self, SoFar};
 use crate::protocol::tap::StreamTap;
 use crate::protocol::usage_chunk;
 use crate::telemetry::metrics::{Broken, Outcome};
@@ -23,7 +22,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use pingora::http::ResponseHeader;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// A stream is held to its first token or this far (DESIGN section 5).
 const HOLD_STREAM: usize = 256 << 10;
@@ -132,6 +131,8 @@ async fn follow(
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut held = 0;
     let mut released = false;
+    let tokens = ctx.admission.as_ref().and_then(|admission| admission.cap);
+    let reserved = Reserved { tokens, choices: call.facts.choices };
     let hides_usage = call.asks_for_usage(&reply.upstream.config.provider.row());
     loop {
         let tapped = pieces.len();
@@ -146,9 +147,9 @@ async fn follow(
             Err(Interrupted::Expired(Expired::Idle)) => Some(End::Stalled),
             Err(Interrupted::Expired(expired)) => Some(End::Failed(Failure::expired(expired))),
         };
-        for piece in pieces.iter().skip(tapped) {
-            held += piece.len();
-            tap.push(piece);
+        held += pieces.iter().skip(tapped).map(Bytes::len).sum::<usize>();
+        if reserved.read(tap, &mut pieces, tapped) {
+            end = Some(End::Reserved);
         }
         ctx.outcome.produced_tokens = tap.produced_tokens();
         let now = Instant::now();
@@ -175,9 +176,6 @@ async fn follow(
                 // No client would notice; and whatever follows, `[DONE]` above all, would hide it.
                 pieces = without_done(pieces);
                 end = Some(End::Clean);
-            }
-            if end.is_none() && is_used_up(ctx, tap) {
-                end = Some(End::Reserved);
             }
             // Only its last empty line may be missing of an event that a clean end leaves open.
             let is_clean = matches!(end, Some(End::Clean));
@@ -220,12 +218,6 @@ fn without_done(pieces: Vec<Bytes>) -> Vec<Bytes> {
 
 fn joined(mut pieces: Vec<Bytes>) -> Bytes {
     if pieces.len() > 1 { pieces.concat().into() } else { pieces.pop().unwrap_or_default() }
-}
-
-/// Whether a stream that is not over has used up what was reserved for it.
-fn is_used_up(ctx: &Ctx, tap: &StreamTap) -> bool {
-    let is_over = tap.is_complete() || tap.fault().is_some();
-    !is_over && is_reached(ctx.admission.as_ref(), tap.produced_tokens())
 }
 
 /// Takes an event that is not whole yet off the end of what is to be sent. No client can use half an
@@ -337,7 +329,7 @@ async fn close(
         return Ok(Relayed::Whole(Outcome::Ok));
     }
     if matches!(end, End::Reserved) {
-        let last = last_events(caller, call, tap);
+        let last = cut::last_events(caller, call, tap);
         caller.end_with(last).await?;
         return Ok(Relayed::Cut);
     }
@@ -357,21 +349,6 @@ async fn close(
     let last_words = errors::in_band(call.dialect, &rejection, caller.between_events);
     caller.end_with(last_words).await?;
     Ok(Relayed::Broken { reason, code: kind.row().code, in_band: true })
-}
-
-/// The end of a stream whose reservation is used up, as of one that reached its maximum.
-fn last_events(caller: &Caller<'_>, call: &Call, tap: &StreamTap) -> Bytes {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let so_far = SoFar {
-        reading: tap.reading(),
-        events: tap.events(),
-        produced: tap.produced_tokens(),
-        choices: call.facts.choices,
-        open_block: tap.open_block(),
-        now: since_1970.unwrap_or_default().as_secs(),
-    };
-    let events = length::last_events(call.dialect, &so_far);
-    if caller.between_events { events } else { [&b"\n\n"[..], &events].concat().into() }
 }
 
 /// The word for metrics of a reply that broke off. Of the deadlines `total` alone blames nobody.

@@ -119,6 +119,41 @@ async fn a_key_may_use_only_its_models() {
 }
 
 #[tokio::test]
+async fn no_other_name_in_a_body_leads_past_the_models_of_a_key() {
+    let origin = Origin::start().await;
+    let key = format!("name: tester, secret: \"{KEY}\", models: [\"cheap/*\", \"mine\"]");
+    let gateway = Gateway::start(&Config::to(&origin).without_keys().key(&key)).await;
+    for (member, value) in [
+        ("models", json!(["cheap/b", "dear/x"])),
+        ("fallbacks", json!([{"model": "dear/x"}])),
+        ("preset", json!("any")),
+        ("tools", json!([{"type": "openrouter:fusion", "parameters": {"model": "dear/x"}}])),
+        ("plugins", json!([{"id": "auto-router", "allowed_models": ["dear/*"]}])),
+        ("models", json!(["cheap/b@preset/any"])),
+        ("model", json!("cheap/a@preset/any")),
+        ("model", json!("@preset/any")),
+        ("model", json!("dear/x@preset/mine")),
+    ] {
+        let mut body = chat();
+        body["model"] = json!("cheap/a");
+        body[member] = value;
+        let refused = gateway.post("/v1/chat/completions", &body).await;
+        assert_openai_error(&refused, 403, "model_not_allowed");
+    }
+    let mut body = chat();
+    body["model"] = json!("cheap/a");
+    body["Model"] = json!("dear/x");
+    let refused = gateway.post("/v1/chat/completions", &body).await;
+    assert_openai_error(&refused, 400, "invalid_request");
+    assert!(origin.calls().is_empty());
+    for model in ["cheap/a@preset/mine", "@preset/mine", "cheap/a"] {
+        body = chat();
+        body["model"] = json!(model);
+        gateway.post("/v1/chat/completions", &body).await.assert_ok();
+    }
+}
+
+#[tokio::test]
 async fn the_callers_key_stays_here_and_the_upstreams_goes_there() {
     let (origin, gateway) = serving().await;
     let request = call()

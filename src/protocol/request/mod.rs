@@ -1,6 +1,7 @@
 //! What a request body asks for, read in one pass that never builds a tree.
 
 mod faults;
+mod folded;
 mod members;
 mod others;
 mod reader;
@@ -32,7 +33,8 @@ pub struct RequestFacts {
     pub include_usage: bool,
     /// The most output tokens of one choice, in the dialect's own fields; the larger of two.
     pub max_output_tokens: Option<u64>,
-    /// How many answers are generated and paid for: the larger of `n` and `best_of`, else 1.
+    /// How many answers are generated and paid for: the larger of `n` and `best_of`, else 1; for each
+    /// prompt of a list.
     pub choices: u64,
     /// The end user, as the body's `user` names it.
     pub user: Option<String>,
@@ -50,8 +52,30 @@ pub struct RequestFacts {
     pub preset: Option<String>,
     /// The [`OPTIONAL`] members it has, in the order of the body.
     pub optional: Vec<Optional>,
+    /// Whether a part of the prompt is kept at the upstream: on `/responses` what went before, or a
+    /// prompt that is stored there.
+    pub is_continued: bool,
     /// Just after the opening brace: where a member may be inserted.
     pub object_start: usize,
+}
+
+/// What OpenRouter takes behind a model's name, or instead of one: a preset of this name.
+const PRESET: &str = "@preset/";
+
+impl RequestFacts {
+    /// Every model and preset that the body names; a preset behind a model's name apart from it.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let named = std::iter::once(&self.model).chain(&self.other_models).chain(&self.preset);
+        named.flat_map(|name| {
+            let has_preset = name.contains('@');
+            let preset = has_preset.then(|| name.to_ascii_lowercase().find(PRESET)).flatten();
+            let (model, preset) = preset.map_or((name.as_str(), None), |at| {
+                (name.get(..at).unwrap_or_default(), name.get(at + PRESET.len()..))
+            });
+            let is_alone = model.is_empty() && preset.is_some();
+            (!is_alone).then_some(model).into_iter().chain(preset)
+        })
+    }
 }
 
 /// The format asked for, which may be a session id in disguise.

@@ -1,5 +1,6 @@
 //! Which models a body names besides `model`: all of them must be allowed, wherever they hide.
 
+use super::folded::{is_plain, plain};
 use super::reader::{Reader, Step};
 use super::scan::Value;
 
@@ -50,7 +51,8 @@ impl Reader<'_> {
         }
         let mut members = self.scan.enter_loosely(depth)?;
         while let Some(member) = self.next(&mut members, Some(field))? {
-            let name = &*member.name;
+            let folded = (!is_plain(&member.name)).then(|| plain(&member.name));
+            let name = folded.as_deref().unwrap_or(&member.name);
             if name == "parameters" && depth == 2 {
                 self.entry(field, depth + 1)?;
             } else if !is_model_field(name) {

@@ -1,8 +1,9 @@
 //! Which members of a request mean something here, and what is wrong with them.
 
 use super::faults::{refusal, repeated, surplus};
+use super::folded::folded;
 use super::members::{Member, Members};
-use super::required::Required;
+use super::required::{Given, Required};
 use super::scan::{Broken, Scan, Value};
 use super::{Dialect, OPTIONAL, Optional, RequestFacts, ResponseFormat};
 use crate::error::Rejection;
@@ -14,6 +15,7 @@ pub(super) struct Reader<'a> {
     dialect: Dialect,
     pub(super) facts: RequestFacts,
     required: Required,
+    prompts: u64,
     fault: Option<Rejection>,
 }
 
@@ -39,9 +41,10 @@ impl<'a> Reader<'a> {
             other_models: Vec::new(),
             preset: None,
             optional: Vec::new(),
+            is_continued: false,
             object_start: 0,
         };
-        Self { scan, dialect, facts, required: Required::default(), fault: None }
+        Self { scan, dialect, facts, required: Required::default(), prompts: 1, fault: None }
     }
 
     pub(super) fn read(mut self) -> Result<RequestFacts, Rejection> {
@@ -59,6 +62,7 @@ impl<'a> Reader<'a> {
         if self.facts.model.is_empty() {
             return Err(refusal("model", "`model` is missing: name the model to use."));
         }
+        self.facts.choices = self.facts.choices.saturating_mul(self.prompts);
         match self.required.missing(self.dialect) {
             Some(missing) => Err(missing),
             None => Ok(self.facts),
@@ -79,6 +83,14 @@ impl<'a> Reader<'a> {
             if member.is_surplus {
                 self.keep(surplus());
             }
+            // Elsewhere a name is the caller's own, or read in any letters.
+            let decides = matches!(parent, None | Some("stream_options" | "models" | "fallbacks"));
+            if let Some(name) = folded(&member.name).filter(|_| decides) {
+                self.refuse(
+                    name,
+                    format!("A field is `{name}` in other letters. Write it as it is."),
+                );
+            }
         }
         Ok(member)
     }
@@ -87,9 +99,16 @@ impl<'a> Reader<'a> {
         match &*member.name {
             "model" => self.model()?,
             "messages" => self.required.messages = self.given()?,
-            "prompt" => self.required.prompt = self.given()?,
+            "prompt" => self.prompt()?,
             "input" => self.required.input = self.given()?,
-            "previous_response_id" => self.required.previous_response_id = self.given()?,
+            "previous_response_id" => {
+                self.required.previous_response_id = self.given()?;
+                self.continued(self.required.previous_response_id);
+            }
+            "conversation" => {
+                let conversation = self.given()?;
+                self.continued(conversation);
+            }
             "stream" => self.facts.stream = self.flag("stream", 1)?.unwrap_or(false),
             "stream_options" => self.stream_options()?,
             "max_tokens" => self.max_tokens("max_tokens")?,
@@ -118,6 +137,28 @@ impl<'a> Reader<'a> {
             self.facts.optional.push(Optional { name, place });
         }
         Ok(())
+    }
+
+    /// One prompt, or a list of them: of texts, or of lists of tokens. A list of numbers is one.
+    fn prompt(&mut self) -> Step {
+        if self.dialect == Dialect::Completions && self.scan.peek() == Some(b'[') {
+            let mut items = self.scan.enter_array(1)?;
+            let mut prompts: u64 = 0;
+            while self.scan.next_item(&mut items)? {
+                prompts += u64::from(matches!(self.scan.peek(), Some(b'"' | b'[' | b'{')));
+                self.skip(2)?;
+            }
+            self.prompts = prompts.max(1);
+            self.required.prompt = Given::Array;
+            return Ok(());
+        }
+        self.required.prompt = self.given()?;
+        self.continued(self.required.prompt);
+        Ok(())
+    }
+
+    fn continued(&mut self, given: Given) {
+        self.facts.is_continued |= self.dialect == Dialect::Responses && given != Given::Nothing;
     }
 
     fn model(&mut self) -> Step {

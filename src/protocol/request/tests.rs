@@ -339,6 +339,73 @@ fn only_the_dialects_own_field_bounds_the_output() {
 }
 
 #[test]
+fn every_prompt_of_a_list_has_answers_of_its_own() {
+    for (prompt, choices) in [
+        (r#""a""#, 6),
+        (r#"["a"]"#, 6),
+        (r#"["a","b","c"]"#, 18),
+        ("[[1,2],[3]]", 12),
+        ("[1,2,3]", 6),
+        ("[]", 6),
+    ] {
+        for body in [
+            format!(r#"{{"model":"m","n":2,"best_of":6,"prompt":{prompt}}}"#),
+            format!(r#"{{"prompt":{prompt},"model":"m","best_of":6}}"#),
+        ] {
+            let found = read(body.as_bytes(), Dialect::Completions).unwrap();
+            assert_eq!(found.choices, choices, "{body}");
+        }
+    }
+    let broken = r#"{"model":"m","prompt":["a",]}"#;
+    assert_eq!(refused(broken, Dialect::Completions), ("invalid_json", None));
+}
+
+#[test]
+fn what_is_kept_upstream_is_noticed() {
+    for (members, is_continued) in [
+        (r#""input":"x""#, false),
+        (r#""input":"x","previous_response_id":null,"conversation":null,"prompt":null"#, false),
+        (r#""input":"x","previous_response_id":"r""#, true),
+        (r#""input":"x","conversation":{"id":"c"}"#, true),
+        (r#""prompt":{"id":"p"}"#, true),
+    ] {
+        let body = format!(r#"{{"model":"m",{members}}}"#);
+        let found = read(body.as_bytes(), Dialect::Responses).unwrap();
+        assert_eq!(found.is_continued, is_continued, "{members}");
+    }
+    let elsewhere = chat(r#","previous_response_id":"r","prompt":"p""#);
+    assert!(!facts(&elsewhere).is_continued);
+}
+
+#[test]
+fn a_name_in_other_letters_is_refused_where_it_decides() {
+    for (more, field) in [
+        (r#","Model":"dear""#, "model"),
+        (r#","MODELS":["dear"]"#, "models"),
+        (",\"model\u{17f}\":[\"dear\"]", "models"),
+        (r#","model\u017f":["dear"]"#, "models"),
+        (r#","MAX_TOKENS":9000"#, "max_tokens"),
+        (r#","stream_options":{"Include_Usage":false}"#, "include_usage"),
+        (r#","models":[{"Model":"dear"}]"#, "model"),
+    ] {
+        assert_eq!(refused(chat(more), Dialect::Chat), ("invalid_request", Some(field)), "{more}");
+    }
+    let own = r#","metadata":{"Model":"x","N":"1"},"User":"u","Temperature":1"#;
+    assert!(facts(&chat(own)).other_models.is_empty());
+    let tool = r#","tools":[{"type":"advisor","Analysis_Models":["dear"],"Model":"k"}]"#;
+    assert_eq!(facts(&chat(tool)).other_models, ["dear", "k"]);
+}
+
+#[test]
+fn a_preset_behind_a_model_is_a_name_of_its_own() {
+    let body = chat(r#","models":["a/b@preset/c","@preset/d","e@f"],"preset":"g""#)
+        .replace(r#""model":"m""#, r#""model":"m@Preset/n""#);
+    let found = facts(&body);
+    let names: Vec<&str> = found.names().collect();
+    assert_eq!(names, ["m", "n", "a/b", "c", "d", "e@f", "g"]);
+}
+
+#[test]
 fn each_dialect_requires_its_own_field() {
     use Dialect::{Chat, Completions, Embeddings, Messages, Responses};
     for (dialect, members, missing) in [

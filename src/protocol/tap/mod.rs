@@ -88,6 +88,9 @@ struct Notes {
 }
 
 impl StreamTap {
+    /// Of more answers than this the last ones are not told apart.
+    pub const MOST_CHOICES: u64 = 64;
+
     /// At the start of a stream.
     #[must_use]
     pub fn new(dialect: Dialect) -> Self {
@@ -257,7 +260,9 @@ impl Notes {
             Some("error") => self.fault(Some(UpstreamFault::unnamed())),
             Some(_) => {
                 self.finished |= choices;
-                if u64::from(self.finished.count_ones()) >= self.choices.min(64) {
+                if u64::from(self.finished.count_ones())
+                    >= self.choices.min(StreamTap::MOST_CHOICES)
+                {
                     self.progress = self.progress.max(Progress::Complete);
                 }
                 if self.reading.fault.is_none() {
