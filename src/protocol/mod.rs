@@ -2,6 +2,7 @@
 
 mod lenient;
 
+pub mod coding;
 pub mod done;
 pub mod edit;
 pub mod errors;

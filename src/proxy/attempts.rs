@@ -6,7 +6,7 @@ use super::clock::Clock;
 use super::context::{Call, Ctx, Ended};
 use super::forward::{self, Connection, Stopped};
 use super::judge::{self, Failure, Judgement};
-use super::plain;
+use super::plain::{self, Held};
 use super::relay::{self, Relayed, Reply};
 use super::respond::{self, Signature};
 use super::round::{Next, Nobody, Round};
@@ -25,8 +25,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How many stale pooled connections one attempt may meet before it counts as failed.
-const STALE_CONNECTIONS: usize = 3;
 /// How long a model rests that lacks capacity, where nobody says how long.
 const SHORT_REST: Duration = Duration::from_secs(1);
 /// How long the body of an error may take that comes after its header: it is there at once, or not
@@ -248,8 +246,9 @@ async fn attempt(
     relayed
 }
 
-/// Sends the call and waits for the reply's header. A pooled connection that turns out to be dead
-/// is no failure of the upstream: the call goes out again on another one.
+/// Sends the call and waits for the reply's header. Where nothing of it can have been begun, because
+/// its connection was being closed just then, the same attempt goes on over another one, once. Any
+/// other failure may have cost the upstream work, and is an attempt that counts.
 async fn reach(
     caller: &mut Caller<'_>,
     ctx: &mut Ctx,
@@ -257,7 +256,7 @@ async fn reach(
     upstream: &Upstream,
     clock: &mut Clock,
 ) -> Result<(Connection, Box<ResponseHeader>), Stopped> {
-    let mut stale = 0;
+    let mut is_again = false;
     loop {
         let connectors = &ctx.shared.connectors;
         let mut connection = forward::connect(connectors, upstream, caller, clock).await?;
@@ -270,16 +269,23 @@ async fn reach(
                 return Ok((connection, header));
             }
             Err(stopped) => {
-                let dead = connection.reused
-                    && matches!(&stopped, Stopped::Failed(failure) if failure.may_be_stale);
-                if matches!(&stopped, Stopped::Failed(f) if f.outcome == Outcome::Timeout) {
+                let failure = match &stopped {
+                    Stopped::Failed(failure) => Some(failure),
+                    Stopped::CallerGone => None,
+                };
+                // Only `total` blames nobody: the attempts before may have used it up.
+                let is_silent = |failure: &Failure| {
+                    failure.outcome == Outcome::Timeout && failure.trouble.is_some()
+                };
+                if failure.is_some_and(is_silent) {
                     connection.retire();
                 }
+                let is_untouched = connection.is_reused && failure.is_some_and(|f| f.is_untouched);
                 connection.discard(&ctx.shared.connectors).await;
-                stale += usize::from(dead);
-                if !dead || stale > STALE_CONNECTIONS {
+                if is_again || !is_untouched {
                     return Err(stopped);
                 }
+                is_again = true;
                 ctx.outcome.work.is_out = false;
             }
         }
@@ -320,21 +326,25 @@ async fn relay(
     caller: &mut Caller<'_>,
     ctx: &mut Ctx,
     call: &mut Call,
-    reply: Reply<'_>,
+    mut reply: Reply<'_>,
     clock: &mut Clock,
 ) -> Result<Relayed, Stopped> {
     let judgement = judge::status(reply.header.status.as_u16());
     let is_good = judgement == Judgement::Good;
     ctx.outcome.work.answer = if is_good { Answer::Good } else { Answer::Bad };
+    let is_readable = reply.decode();
     match judgement {
-        Judgement::Good
-            if relay::is_event_stream(&reply.header) && !relay::is_encoded(&reply.header) =>
-        {
+        Judgement::Good if !is_readable => {
+            let what = "the reply is compressed, unasked, in a way that cannot be read";
+            Err(Failure::new(Outcome::ErrorBody, what).into())
+        }
+        Judgement::Good if relay::is_event_stream(&reply.header, call.stream()) => {
             relay::stream(caller, ctx, call, reply, clock).await
         }
         Judgement::Good | Judgement::CallersFault => {
             clock.token_came();
-            plain::plain(caller, ctx, call, reply, clock, None).await
+            let held = (!is_readable).then(Held::nothing);
+            plain::plain(caller, ctx, call, reply, clock, held).await
         }
         Judgement::Next(outcome) => {
             clock.token_came();

@@ -11,7 +11,7 @@ use crate::protocol::Dialect;
 use crate::protocol::edit::{Edits, MemberSpan, Segments, json_string};
 use crate::protocol::path::Endpoint;
 use crate::protocol::request::{Optional, RequestFacts};
-use crate::protocol::tap::Reading;
+use crate::protocol::tap::{Finished, Reading};
 use crate::protocol::usage::Cost;
 use crate::protocol::usage_chunk;
 use crate::snapshot::{OpenRequest, Snapshot};
@@ -151,9 +151,9 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// Takes over what a reply told, and its output tokens by our count, which is of all of it or not.
-    pub(super) fn read(&mut self, (reading, produced): (Reading, u64), is_all: bool) {
-        self.reading = reading;
-        self.produced_tokens = produced;
+    pub(super) fn read(&mut self, finished: Finished, is_all: bool) {
+        self.reading = finished.reading;
+        self.produced_tokens = finished.produced_tokens;
         self.work.is_measured = is_all;
     }
 }

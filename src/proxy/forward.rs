@@ -6,9 +6,12 @@ use super::clock::Clock;
 use super::connectors::Connectors;
 use super::context::Call;
 use super::judge::Failure;
+use super::send::Ear;
 use super::traced::TRACEPARENT;
+use crate::protocol::coding::Decoder;
 use crate::telemetry::metrics::Outcome;
 use crate::upstream::{Upstream, provider};
+use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
     USER_AGENT,
@@ -16,8 +19,13 @@ use http::header::{
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
+
+/// How long an address has to answer before the next one is tried beside it: longer than TCP and TLS
+/// take across an ocean, a fraction of what a first token takes.
+const HEAD_START: Duration = Duration::from_millis(500);
 
 /// Why an attempt did not end in a reply.
 #[derive(Debug)]
@@ -47,17 +55,52 @@ impl From<Failure> for Stopped {
 pub(super) struct Connection {
     /// The exchange on it.
     pub(super) session: HttpSession,
-    /// Whether it has served before: then its peer may have closed it meanwhile.
-    pub(super) reused: bool,
+    /// Whether it has served before: then its peer may be closing it just now.
+    pub(super) is_reused: bool,
+    /// What its other side does while we cannot read.
+    pub(super) ear: Ear,
     /// Whether the whole request has been sent.
     pub(super) request_whole: bool,
+    /// For a reply that comes compressed.
+    pub(super) decoder: Option<Box<Decoder>>,
     peer: Arc<HttpPeer>,
 }
 
 impl Connection {
+    fn new(session: HttpSession, is_reused: bool, peer: Arc<HttpPeer>) -> Self {
+        let ear = Ear::at(&session, is_reused);
+        Self { session, is_reused, ear, request_whole: false, decoder: None, peer }
+    }
+
     /// Whether it speaks HTTP/2.
     pub(super) const fn is_http2(&self) -> bool {
         matches!(self.session, HttpSession::H2(_))
+    }
+
+    /// The next piece of the reply's body, decoded; `None` at its end.
+    ///
+    /// # Cancel safety
+    /// Safe: a piece that was read is decoded and returned at once.
+    pub(super) async fn read_body(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let read = self.session.read_response_body().await;
+            let piece = read.map_err(|error| Failure::of(&error))?;
+            let Some(decoder) = &mut self.decoder else { return Ok(piece) };
+            let Some(piece) = piece else {
+                let whole = decoder.finish().map(|()| None);
+                return whole.map_err(|_| Failure::new(Outcome::Reset, "the reply was cut"));
+            };
+            let garbled = |_| Failure::new(Outcome::Reset, "the reply cannot be decoded");
+            let piece = decoder.push(&piece).map_err(garbled)?;
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+    }
+
+    /// Whether all of the reply's body has been read, as far as that is known without reading on.
+    pub(super) fn is_body_over(&mut self) -> bool {
+        self.decoder.is_none() && self.session.response_done()
     }
 
     /// Keeps further calls off an HTTP/2 connection that gave no answer in time. Nothing else would
@@ -105,29 +148,78 @@ pub(super) async fn connect(
     caller: &mut Caller<'_>,
     clock: &mut Clock,
 ) -> Result<Connection, Stopped> {
+    let patience = upstream.config.timeouts.connect.0;
     let mut peers = upstream.peers.in_turn();
     if peers.is_empty() {
         // Only right after the start: the first name resolution is still under way.
-        let patience = upstream.config.timeouts.connect.0;
         let resolved = tokio::time::timeout(patience, upstream.peers.wait_resolved());
         let _in_time = caller.until(clock, resolved).await?;
         peers = upstream.peers.in_turn();
     }
-    let mut failure = Failure::new(Outcome::ConnectError, "its name has no address");
     // One time for all addresses together: a name may have many, in a zone that is gone.
-    let deadline = Instant::now() + upstream.config.timeouts.connect.0;
-    for peer in peers {
-        let connecting = tokio::time::timeout_at(deadline.into(), connectors.connect(&peer));
-        match caller.until(clock, connecting).await? {
-            Ok(Ok((session, reused))) => {
-                return Ok(Connection { session, reused, request_whole: false, peer });
-            }
-            Ok(Err(error)) => failure = Failure::of(&error),
-            Err(_) => failure = Failure::unconnected(),
+    let connected = tokio::time::timeout(patience, any_of(connectors, upstream, &peers));
+    match caller.until(clock, connected).await? {
+        Ok(connected) => Ok(connected?),
+        Err(_) => {
+            peers.iter().for_each(|peer| upstream.peers.put_last(peer));
+            Err(Failure::unconnected().into())
         }
-        upstream.peers.put_last(&peer);
     }
-    Err(failure.into())
+}
+
+/// Connects to the first of these addresses that answers. The next one is tried beside one that is
+/// slow, since its packets may be going nowhere (RFC 8305).
+async fn any_of(
+    connectors: &Connectors,
+    upstream: &Upstream,
+    peers: &[Arc<HttpPeer>],
+) -> Result<Connection, Failure> {
+    let Some((peer, others)) = peers.split_first() else {
+        return Err(Failure::new(Outcome::ConnectError, "its name has no address"));
+    };
+    let mut first = pin!(connect_to(connectors, peer));
+    if others.is_empty() {
+        return first.await;
+    }
+    let in_time = tokio::time::timeout(HEAD_START, &mut first).await;
+    match in_time {
+        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Err(_)) => {
+            upstream.peers.put_last(peer);
+            return Box::pin(any_of(connectors, upstream, others)).await;
+        }
+        Err(_) => {}
+    }
+    let mut others = Box::pin(any_of(connectors, upstream, others));
+    tokio::select! {
+        connected = &mut first => match connected {
+            Ok(connection) => Ok(connection),
+            Err(_) => {
+                upstream.peers.put_last(peer);
+                others.await
+            }
+        },
+        connected = &mut others => match connected {
+            Ok(connection) => {
+                upstream.peers.put_last(peer);
+                Ok(connection)
+            }
+            Err(_) => first.await,
+        },
+    }
+}
+
+/// A connection to this address that its other side has not closed, pooled or new.
+async fn connect_to(connectors: &Connectors, peer: &Arc<HttpPeer>) -> Result<Connection, Failure> {
+    loop {
+        let connected = connectors.connect(peer).await;
+        let (session, reused) = connected.map_err(|error| Failure::of(&error))?;
+        let connection = Connection::new(session, reused, Arc::clone(peer));
+        // One that is closed has left the pool, so that each of them is met once.
+        if !reused || connection.ear.was_open() {
+            return Ok(connection);
+        }
+    }
 }
 
 /// Headers of the caller that every upstream gets.
@@ -220,5 +312,40 @@ pub(super) fn for_http2(request: &mut RequestHeader, upstream: &Upstream) {
     if let Ok(uri) = absolute.parse() {
         request.set_uri(uri);
         request.remove_header(&HOST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::config::UpstreamConfig;
+    use std::net::IpAddr;
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    #[tokio::test]
+    async fn an_address_that_answers_nothing_does_not_hide_one_that_does() {
+        let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = alive.local_addr().unwrap().port();
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind(([127, 0, 0, 2], port).into()).unwrap();
+        let _full = full.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        // Once nobody accepts any more, the kernel drops what asks for a connection.
+        while let Ok(Ok(stream)) =
+            tokio::time::timeout(HEAD_START, TcpStream::connect(("127.0.0.2", port))).await
+        {
+            waiting.push(stream);
+        }
+        let yaml = format!("{{name: u, base_url: 'http://x.example:{port}/v1'}}");
+        let config: UpstreamConfig = serde_yaml::from_str(&yaml).unwrap();
+        let upstream = Upstream::new(config, Arc::default(), 0).unwrap();
+        upstream.peers.publish(&[2, 1].map(|last| IpAddr::from([127, 0, 0, last])));
+        let peers = upstream.peers.in_turn();
+        assert_eq!(peers[0]._address.to_string(), format!("127.0.0.2:{port}"));
+        let connected = any_of(&Connectors::new(), &upstream, &peers).await;
+        assert!(Arc::ptr_eq(&connected.ok().unwrap().peer, &peers[1]));
+        for _ in 0..2 {
+            assert_eq!(upstream.peers.in_turn()[0]._address, peers[1]._address, "known by now");
+        }
     }
 }

@@ -43,9 +43,9 @@ pub(super) struct Failure {
     pub(super) is_of_model: bool,
     /// Whether it failed before a connection stood.
     pub(super) is_unconnected: bool,
-    /// Whether a connection that had served before may have been dead before this call: closed
-    /// without a byte of a reply, or refused by the other side's HTTP/2 before any work was done.
-    pub(super) may_be_stale: bool,
+    /// Whether nothing of the call can have been begun: it was not sent, its connection was closed
+    /// before it arrived, or the other side's HTTP/2 says so.
+    pub(super) is_untouched: bool,
 }
 
 /// A wish of at most this long is waited out where the same upstream must be asked again: a caller
@@ -63,7 +63,7 @@ impl Failure {
             trouble: Some(Trouble::Failed),
             is_of_model: false,
             is_unconnected: false,
-            may_be_stale: false,
+            is_untouched: false,
         }
     }
 
@@ -139,8 +139,10 @@ impl Failure {
     /// its class is used.
     #[expect(clippy::wildcard_enum_match_arm, reason = "Pingora's list is open")]
     pub(super) fn of(error: &pingora::Error) -> Self {
-        let may_be_stale = matches!(error.retry, RetryType::ReusedOnly | RetryType::Decided(true))
-            && *error.etype() != ErrorType::InvalidH2;
+        // GOAWAY and REFUSED_STREAM (RFC 9113 section 8.7). What Pingora would repeat on any used
+        // connection besides, an upstream may well have begun.
+        let is_untouched =
+            *error.etype() == ErrorType::H2Error && error.retry == RetryType::Decided(true);
         let failure = match error.etype() {
             ErrorType::ConnectTimedout => Self::unconnected(),
             ErrorType::TLSHandshakeTimedout => {
@@ -165,7 +167,7 @@ impl Failure {
             }
             _ => Self::new(Outcome::Reset, "the connection broke"),
         };
-        Self { may_be_stale, ..failure }
+        Self { is_untouched, ..failure }
     }
 }
 

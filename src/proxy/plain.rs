@@ -8,25 +8,34 @@ use super::context::{Call, Ctx};
 use super::forward::{Connection, Stopped};
 use super::headers::reply_header;
 use super::judge::{self, Failure, Judgement};
-use super::relay::{Relayed, Reply, is_encoded, is_event_stream, kind, reason};
+use super::relay::{Relayed, Reply, kind, reason};
 use super::respond;
 use crate::error::{Kind, Rejection};
 use crate::protocol::errors;
-use crate::protocol::tap::{PlainTap, Reading, error_in_body};
-use crate::telemetry::metrics::Outcome;
+use crate::protocol::tap::{Finished, Form, PlainTap, error_in_body};
+use crate::telemetry::metrics::{Broken, Outcome};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 use pingora::http::ResponseHeader;
 use std::time::Instant;
 
 /// A plain reply is held, header included, to its end or this far (DESIGN section 5).
 const HOLD_PLAIN: usize = 64 << 10;
+/// The padding that OpenRouter sends while it waits is no part of a reply. It does not count, up to
+/// this.
+const MOST_PADDING: usize = 256 << 10;
 
 /// A body, or its beginning.
 pub(super) struct Held {
     pub(super) pieces: Vec<Bytes>,
     /// Whether nothing follows but trailers.
     ended: bool,
+}
+
+impl Held {
+    /// Of a body that cannot be read.
+    pub(super) const fn nothing() -> Self {
+        Self { pieces: Vec::new(), ended: true }
+    }
 }
 
 /// Reads a body to its end or to [`HOLD_PLAIN`].
@@ -36,106 +45,127 @@ pub(super) async fn hold(
     clock: &mut Clock,
 ) -> Result<Held, Stopped> {
     let mut pieces = Vec::new();
-    let mut bytes = 0;
-    while bytes < HOLD_PLAIN {
-        let read = caller.until(clock, connection.session.read_response_body()).await?;
-        let Some(piece) = read.map_err(|error| Failure::of(&error))? else {
+    let (mut padding, mut bytes) = (0, 0);
+    while bytes < HOLD_PLAIN && padding < MOST_PADDING {
+        let Some(piece) = caller.until(clock, connection.read_body()).await?? else {
             return Ok(Held { pieces, ended: true });
         };
         clock.data_came(Instant::now(), None);
-        bytes += piece.len();
+        if bytes == 0 && piece.trim_ascii_start().is_empty() {
+            padding += piece.len();
+        } else {
+            bytes += piece.len();
+        }
         pieces.push(piece);
     }
-    let ended = connection.session.response_done();
+    let ended = connection.is_body_over();
     Ok(Held { pieces, ended })
 }
 
-/// Relays a reply that is no stream, or one that cannot be read because it is compressed.
+/// Relays a reply that is no stream.
 pub(super) async fn plain(
     caller: &mut Caller<'_>,
     ctx: &mut Ctx,
     call: &mut Call,
-    mut reply: Reply<'_>,
+    reply: Reply<'_>,
     clock: &mut Clock,
     held: Option<Held>,
 ) -> Result<Relayed, Stopped> {
     let status = reply.header.status.as_u16();
-    let outcome = outcome(status);
-    // A stream that cannot be read is at least not held.
-    let is_live = outcome == Outcome::Ok && is_event_stream(&reply.header);
-    let Held { pieces: mut held, ended } = match held {
+    let Held { pieces: held, ended } = match held {
         Some(held) => held,
-        None if is_live => Held { pieces: Vec::new(), ended: false },
         None => hold(caller, reply.connection, clock).await?,
     };
-    let is_readable = !is_encoded(&reply.header);
-    let mut tap = PlainTap::new(call.dialect).keeping(ctx.traced.capture.filter(|_| is_readable));
+    let mut tap = PlainTap::new(call.dialect).keeping(ctx.traced.capture);
     for piece in &held {
         tap.push(piece);
     }
-    let tap = if ended {
-        let is_good = is_readable && outcome == Outcome::Ok;
-        ctx.outcome.read(judge_whole(&reply, tap, &held, is_good)?, is_readable);
-        None
-    } else {
-        Some(tap)
-    };
-    // An error's first words are enough; what follows them could hold anything.
-    let ended = ended || (outcome != Outcome::Ok && is_readable);
-    if outcome != Outcome::Ok && ended {
-        held = vec![in_our_shape(call, &mut reply, &held)];
+    if judge::status(status) != Judgement::Good {
+        ctx.outcome.read(tap.finish_counted(), true);
+        return callers_fault(caller, ctx, call, reply, &held).await;
     }
-    if caller.begun && outcome == Outcome::Status4xx {
-        return say_fault(caller, ctx, call, &held.concat()).await;
+    let mut tap = Some(tap);
+    if let Some(tap) = tap.take_if(|_| ended) {
+        let finished = tap.finish_counted();
+        judge_whole(&finished)?;
+        ctx.outcome.read(finished, true);
     }
-    if caller.begun {
-        // The caller asked for a stream and has had a comment; JSON cannot follow.
+    if call.stream() {
+        // Clients of a stream skip every line of JSON: they would see an empty answer and no error.
         return Err(Failure::new(Outcome::ErrorBody, "no stream where one was asked for").into());
     }
     let length = ended.then(|| held.iter().map(Bytes::len).sum());
-    let mut header = reply_header(caller, ctx, &reply, length);
-    if is_live {
-        respond::as_stream(&mut header, caller.is_http11());
-    }
+    let header = reply_header(caller, ctx, &reply, length);
     ctx.outcome.status = (!caller.is_gone()).then_some(status);
-    if outcome == Outcome::Ok {
-        ctx.proved_good(reply.upstream);
-    }
     call.body = Bytes::new();
-    let sent = match tap {
-        None => finish_plain(caller, ctx, header, held).await,
-        Some(mut tap) => {
-            let rest = forward_plain(caller, &mut reply, clock, (header, held), &mut tap);
-            let sent = rest.await;
-            ctx.outcome.read(tap.finish_counted(), is_readable && sent.is_ok());
-            sent
-        }
-    };
-    match sent {
-        Ok(()) => Ok(Relayed::Whole(outcome)),
-        Err(Stopped::CallerGone) => Err(Stopped::CallerGone),
-        Err(Stopped::Failed(failure)) => {
-            let kind = kind(&failure);
-            Ok(Relayed::Broken { reason: reason(&failure), code: kind.row().code, in_band: false })
-        }
+    if let Some(tap) = tap {
+        return long(caller, ctx, (reply, clock), (header, held), tap).await;
+    }
+    ctx.proved_good(reply.upstream);
+    finish_plain(caller, ctx, header, held).await?;
+    Ok(Relayed::Whole(Outcome::Ok))
+}
+
+/// Judges a reply that is held whole: one that is good by its status may still be none.
+fn judge_whole(finished: &Finished) -> Result<(), Failure> {
+    if let Some(fault) = &finished.reading.fault {
+        return Err(Failure::error_body(fault, "an error in a 200 reply"));
+    }
+    match finished.form {
+        Form::Whole => Ok(()),
+        Form::Cut => Err(Failure::new(Outcome::Reset, "the reply was cut")),
+        Form::Garbled => Err(Failure::new(Outcome::ErrorBody, "the reply is no JSON")),
     }
 }
 
-/// Reads a reply that is held whole; one that is good by its status may still be none.
-fn judge_whole(
-    reply: &Reply<'_>,
-    tap: PlainTap,
+/// Relays a reply that is too long to be held, and ends it only if it has proved good: no client
+/// may take one that broke off, or an error at the end of it, for an answer.
+async fn long(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    (mut reply, clock): (Reply<'_>, &mut Clock),
+    (header, held): (Box<ResponseHeader>, Vec<Bytes>),
+    mut tap: PlainTap,
+) -> Result<Relayed, Stopped> {
+    let sent = forward_plain(caller, &mut reply, clock, (header, held), &mut tap).await;
+    let finished = tap.finish_counted();
+    let (is_fault, form) = (finished.reading.fault.is_some(), finished.form);
+    ctx.outcome.read(finished, sent.is_ok());
+    let (reason, kind) = match (sent, form) {
+        (Err(Stopped::CallerGone), _) => return Err(Stopped::CallerGone),
+        (Err(Stopped::Failed(failure)), _) => (reason(&failure), kind(&failure)),
+        (Ok(_), _) if is_fault => (Broken::ErrorBody, Kind::UpstreamError),
+        (Ok(_), Form::Cut) => (Broken::Truncated, Kind::UpstreamError),
+        (Ok(_), Form::Garbled) => (Broken::Garbled, Kind::UpstreamError),
+        (Ok(last), Form::Whole) => {
+            ctx.proved_good(reply.upstream);
+            bill::settle(ctx);
+            caller.send(&mut vec![last]).await?;
+            caller.end().await?;
+            return Ok(Relayed::Whole(Outcome::Ok));
+        }
+    };
+    Ok(Relayed::Broken { reason, code: kind.row().code, in_band: false })
+}
+
+/// A reply that says what is wrong with the caller's request. An error's first words are enough; what
+/// follows them could hold anything.
+async fn callers_fault(
+    caller: &mut Caller<'_>,
+    ctx: &mut Ctx,
+    call: &mut Call,
+    mut reply: Reply<'_>,
     held: &[Bytes],
-    is_good: bool,
-) -> Result<(Reading, u64), Failure> {
-    let (reading, produced) = tap.finish_counted();
-    if let Some(fault) = reading.fault.as_ref().filter(|_| is_good) {
-        return Err(Failure::error_body(fault, "an error in a 200 reply"));
+) -> Result<Relayed, Stopped> {
+    let body = in_our_shape(call, &mut reply, held);
+    if caller.begun {
+        return say_fault(caller, ctx, call, &body).await;
     }
-    if is_good && may_be_cut(reply) && is_half_json(&held.concat()) {
-        return Err(Failure::new(Outcome::Reset, "the reply was cut"));
-    }
-    Ok((reading, produced))
+    let header = reply_header(caller, ctx, &reply, Some(body.len()));
+    ctx.outcome.status = (!caller.is_gone()).then_some(reply.header.status.as_u16());
+    call.body = Bytes::new();
+    finish_plain(caller, ctx, header, vec![body]).await?;
+    Ok(Relayed::Whole(Outcome::Status4xx))
 }
 
 /// The body of an error that is the caller's own fault: without our credential, and in the one shape
@@ -143,21 +173,12 @@ fn judge_whole(
 fn in_our_shape(call: &Call, reply: &mut Reply<'_>, held: &[Bytes]) -> Bytes {
     let body = reply.upstream.without_credential(held.concat());
     let status = reply.header.status.as_u16();
-    let reshaped = errors::reshaped(call.dialect, status, &body);
-    match reshaped.filter(|_| !is_encoded(&reply.header)) {
+    match errors::reshaped(call.dialect, status, &body) {
         Some(reshaped) => {
             respond::as_json(&mut reply.header);
             reshaped
         }
         None => body.into(),
-    }
-}
-
-/// What a reply that is relayed says of its upstream.
-const fn outcome(status: u16) -> Outcome {
-    match judge::status(status) {
-        Judgement::Good => Outcome::Ok,
-        Judgement::CallersFault | Judgement::Next(_) => Outcome::Status4xx,
     }
 }
 
@@ -193,49 +214,30 @@ async fn say_fault(
     Ok(Relayed::Whole(Outcome::Status4xx))
 }
 
-/// Whether nothing but the end of its connection says where a JSON reply ends.
-fn may_be_cut(reply: &Reply<'_>) -> bool {
-    let headers = &reply.header.headers;
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    !reply.connection.is_http2()
-        && !headers.contains_key(CONTENT_LENGTH)
-        && !headers.contains_key(TRANSFER_ENCODING)
-        && kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/json"))
-}
-
-/// Whether JSON breaks off; of anything else that is wrong with it the caller is the judge.
-fn is_half_json(body: &[u8]) -> bool {
-    let read = serde_json::from_slice::<serde::de::IgnoredAny>(body);
-    read.is_err_and(|error| error.is_eof())
-}
-
+/// Sends a reply on as it comes, all but its last piece, which is returned at the reply's end.
 async fn forward_plain(
     caller: &mut Caller<'_>,
     reply: &mut Reply<'_>,
     clock: &mut Clock,
     (header, mut pieces): (Box<ResponseHeader>, Vec<Bytes>),
     tap: &mut PlainTap,
-) -> Result<(), Stopped> {
+) -> Result<Bytes, Stopped> {
     caller.pass_untouched();
     caller.begin(header).await?;
-    let may_be_cut = may_be_cut(reply) && !is_encoded(&reply.header);
     let connection = &mut *reply.connection;
-    let mut last = None;
+    let mut last = pieces.pop().unwrap_or_default();
     loop {
-        let mut ends = pieces.iter().rev().flat_map(|piece| piece.iter().rev());
-        last = ends.find(|byte| !byte.is_ascii_whitespace()).copied().or(last);
         caller.send(&mut pieces).await?;
-        if connection.session.response_done() {
-            break;
+        if connection.is_body_over() {
+            return Ok(last);
         }
-        let read = caller.until(clock, connection.session.read_response_body()).await?;
-        let Some(piece) = read.map_err(|error| Failure::of(&error))? else { break };
+        let Some(piece) = caller.until(clock, connection.read_body()).await?? else {
+            return Ok(last);
+        };
         clock.data_came(Instant::now(), None);
         tap.push(&piece);
-        pieces.push(piece);
+        if !piece.is_empty() {
+            pieces.push(std::mem::replace(&mut last, piece));
+        }
     }
-    if may_be_cut && !matches!(last, Some(b'}' | b']')) {
-        return Err(Failure::new(Outcome::Reset, "the reply was cut").into());
-    }
-    Ok(caller.end().await?)
 }

@@ -11,6 +11,7 @@ use super::headers::reply_header;
 use super::judge::Failure;
 use super::respond;
 use crate::error::{Kind, Rejection};
+use crate::protocol::coding::Decoder;
 use crate::protocol::done::DoneFilter;
 use crate::protocol::errors;
 use crate::protocol::tap::StreamTap;
@@ -18,7 +19,7 @@ use crate::protocol::usage_chunk;
 use crate::telemetry::metrics::{Broken, Outcome};
 use crate::upstream::Upstream;
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use pingora::http::ResponseHeader;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -59,16 +60,27 @@ pub(super) enum Relayed {
     },
 }
 
-/// Whether a reply is an event stream.
-pub(super) fn is_event_stream(header: &ResponseHeader) -> bool {
-    let kind = header.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let prefix = kind.get(..17).unwrap_or_default();
-    prefix.eq_ignore_ascii_case(b"text/event-stream")
+impl Reply<'_> {
+    /// Sees to it that the body is read decoded where it comes compressed, unasked: the caller may
+    /// not be able to, and we could not judge it. `false` where that cannot be done.
+    pub(super) fn decode(&mut self) -> bool {
+        let Some(coding) = self.header.remove_header(&CONTENT_ENCODING) else { return true };
+        if coding == "identity" {
+            return true;
+        }
+        self.header.remove_header(&CONTENT_LENGTH);
+        self.connection.decoder = Decoder::of(coding.as_bytes()).map(Box::new);
+        self.connection.decoder.is_some()
+    }
 }
 
-/// Whether a reply is compressed, unasked: it passes, and nothing can be read of it.
-pub(super) fn is_encoded(header: &ResponseHeader) -> bool {
-    header.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
+/// Whether a reply is an event stream. Where one was `asked` for, anything is that does not claim
+/// to be something else.
+pub(super) fn is_event_stream(header: &ResponseHeader, asked: bool) -> bool {
+    let kind = header.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let is =
+        |name: &[u8]| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    is(b"text/event-stream") || asked && !is(b"application/json") && !is(b"text/html")
 }
 
 /// How a stream's body ended.
@@ -137,11 +149,11 @@ async fn follow(
     loop {
         let tapped = pieces.len();
         let events = tap.events();
-        let read = caller.until(clock, reply.connection.session.read_response_body()).await;
+        let read = caller.until(clock, reply.connection.read_body()).await;
         let mut end = match read {
             Ok(Ok(Some(piece))) => take_ready(reply.connection, piece, &mut pieces),
             Ok(Ok(None)) => Some(End::Clean),
-            Ok(Err(error)) => Some(End::Failed(Failure::of(&error))),
+            Ok(Err(failure)) => Some(End::Failed(failure)),
             Err(Interrupted::CallerGone) => return Err(Stopped::CallerGone),
             Err(Interrupted::Expired(_)) if tap.is_ended() => Some(End::Clean),
             Err(Interrupted::Expired(Expired::Idle)) => Some(End::Stalled),
@@ -285,7 +297,7 @@ fn take_ready(connection: &mut Connection, piece: Bytes, pieces: &mut Vec<Bytes>
     let mut taken = piece.len();
     pieces.push(piece);
     while taken < BURST {
-        let read = pin!(connection.session.read_response_body());
+        let read = pin!(connection.read_body());
         match read.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => return None,
             Poll::Ready(Ok(Some(piece))) => {
@@ -293,7 +305,7 @@ fn take_ready(connection: &mut Connection, piece: Bytes, pieces: &mut Vec<Bytes>
                 pieces.push(piece);
             }
             Poll::Ready(Ok(None)) => return Some(End::Clean),
-            Poll::Ready(Err(error)) => return Some(End::Failed(Failure::of(&error))),
+            Poll::Ready(Err(failure)) => return Some(End::Failed(failure)),
         }
     }
     None

@@ -7,6 +7,7 @@ use super::judge::Failure;
 use crate::protocol::edit::Segments;
 use crate::telemetry::metrics::Outcome;
 use bytes::Bytes;
+use pingora::ErrorType;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::SocketDigest;
 use pingora::protocols::http::client::HttpSession;
@@ -32,18 +33,17 @@ pub(super) async fn send(
     clock: &mut Clock,
     is_out: &mut bool,
 ) -> Result<(), Stopped> {
-    let ear = Ear::at(connection);
-    let session = &mut connection.session;
+    let Connection { session, ear, request_whole, .. } = connection;
     // No answer is looked for where this fails: nobody has been asked anything yet.
     let begun = caller.until(clock, session.write_request_header(header)).await?;
-    begun.map_err(|error| Failure { may_be_stale: true, ..Failure::of(&error) })?;
+    begun.map_err(|error| Failure { is_untouched: true, ..Failure::of(&error) })?;
     let sent = match session {
         HttpSession::H2(h2) => caller.until(clock, transmit_http2(h2, body, is_out)).await?,
         HttpSession::H1(_) | HttpSession::Custom(()) => {
-            caller.until(clock, transmit(session, body, &ear, is_out)).await?
+            caller.until(clock, transmit(session, body, ear, is_out)).await?
         }
     };
-    connection.request_whole = sent.map_err(|error| Failure::of(&error))?;
+    *request_whole = sent.map_err(|error| Failure::of(&error))?;
     Ok(())
 }
 
@@ -134,20 +134,26 @@ async fn transmit_http2(
     session.read_response_header().await.map(|()| false)
 }
 
-/// Whether an HTTP/1 upstream has said something while we cannot read, asked of its socket.
-struct Ear {
+/// What an HTTP/1 upstream does with its connection while we cannot read, asked of the socket.
+pub(super) struct Ear {
     socket: Option<Arc<SocketDigest>>,
-    /// Bytes that had come before we began to send.
-    before: u64,
+    /// Whether neither side had closed it before we began to send.
+    was_open: bool,
+    /// Bytes that had come by then, and that the other side had got of ours.
+    received: u64,
+    acknowledged: u64,
     since: Instant,
     /// A new TLS connection: its upstream's session tickets come within the first round trip.
     expects_tickets: bool,
 }
 
+/// TCP's state in which both sides may speak, as Linux numbers them.
+const ESTABLISHED: u8 = 1;
+
 impl Ear {
     /// Listens from now on.
-    fn at(connection: &Connection) -> Self {
-        let digest = match &connection.session {
+    pub(super) fn at(session: &HttpSession, is_reused: bool) -> Self {
+        let digest = match session {
             HttpSession::H1(h1) => Some(h1.digest()),
             HttpSession::H2(_) | HttpSession::Custom(()) => None,
         };
@@ -156,10 +162,30 @@ impl Ear {
         let info = socket.as_ref().and_then(|socket| socket.tcp_info());
         Self {
             socket,
-            before: info.map_or(0, |info| info.tcpi_bytes_received),
+            was_open: info.as_ref().is_none_or(|info| info.tcpi_state == ESTABLISHED),
+            received: info.as_ref().map_or(0, |info| info.tcpi_bytes_received),
+            acknowledged: info.as_ref().map_or(0, |info| info.tcpi_bytes_acked),
             since: Instant::now(),
-            expects_tickets: is_tls && !connection.reused,
+            expects_tickets: is_tls && !is_reused,
         }
+    }
+
+    /// Whether neither side had closed the connection before we began to send.
+    pub(super) const fn was_open(&self) -> bool {
+        self.was_open
+    }
+
+    /// The failure behind an error met while the header of a reply is read.
+    ///
+    /// A close of the connection acknowledges all that had arrived before it, so one that
+    /// acknowledges nothing crossed the request on its way. A reset says nothing of the kind; it
+    /// would look the same if a failed write had met it first.
+    fn failure(&self, error: &pingora::Error) -> Failure {
+        let failure = Failure::of(error);
+        let is_closed = *error.etype() == ErrorType::ConnectionClosed && self.acknowledged > 0;
+        let info = self.socket.as_ref().filter(|_| is_closed).and_then(|socket| socket.tcp_info());
+        let crossed = info.is_some_and(|info| info.tcpi_bytes_acked == self.acknowledged);
+        Failure { is_untouched: failure.is_untouched || crossed, ..failure }
     }
 
     fn has_heard(&self) -> bool {
@@ -167,7 +193,7 @@ impl Ear {
             return false;
         };
         if !self.expects_tickets {
-            return info.tcpi_bytes_received > self.before;
+            return info.tcpi_bytes_received > self.received;
         }
         let ago = Duration::from_millis(info.tcpi_last_data_recv.into());
         let tickets = STUCK.max(2 * Duration::from_micros(info.tcpi_rtt.into()));
@@ -181,11 +207,11 @@ pub(super) async fn await_header(
     caller: &mut Caller<'_>,
     clock: &mut Clock,
 ) -> Result<Box<ResponseHeader>, Stopped> {
-    let session = &mut connection.session;
+    let Connection { session, ear, .. } = connection;
     let is_final = |header: &ResponseHeader| !header.status.is_informational();
     if !session.response_header().is_some_and(is_final) {
         let read = caller.until(clock, read_header(session)).await?;
-        read.map_err(|error| Failure::of(&error))?;
+        read.map_err(|error| ear.failure(&error))?;
     }
     match session.response_header() {
         Some(header) => Ok(Box::new(header.clone())),

@@ -16,12 +16,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long an idle connection is kept. Providers keep theirs for 60 s (nginx) to 400 s
 /// (Cloudflare); a shorter-lived one is noticed, since Pingora watches idle connections.
 const IDLE: Duration = Duration::from_secs(55);
+/// How long an address that could not be connected to is tried last. A refresh of the name comes as
+/// often as every second and says nothing about it.
+const DEAD_FOR: Duration = Duration::from_mins(1);
 /// Streams on one HTTP/2 connection. A reset or GOAWAY hits all of them, so not the 250 that
 /// servers usually allow.
 const H2_STREAMS: usize = 100;
@@ -35,8 +38,8 @@ pub struct Peers {
     /// Fires once the first resolution has ended, well or not.
     resolved: watch::Sender<bool>,
     turn: AtomicUsize,
-    /// Addresses that could not be connected to since the last resolution.
-    dead: ArcSwap<Vec<PingoraAddress>>,
+    /// Addresses that could not be connected to, and when that was seen.
+    dead: ArcSwap<Vec<(PingoraAddress, Instant)>>,
 }
 
 impl Peers {
@@ -88,9 +91,6 @@ impl Peers {
             });
             self.current.store(Arc::new(peers.collect()));
         }
-        if !self.dead.load().is_empty() {
-            self.dead.store(Arc::default());
-        }
         self.mark_resolved();
     }
 
@@ -126,7 +126,7 @@ impl Peers {
     }
 
     /// The peers in the order one call should try them: the next in turn first, and those that
-    /// could not be connected to last.
+    /// could not be connected to of late last.
     pub fn in_turn(&self) -> Vec<Arc<HttpPeer>> {
         let peers = self.current.load();
         if peers.len() < 2 {
@@ -136,17 +136,30 @@ impl Peers {
         let mut order: Vec<_> =
             peers.iter().cycle().skip(first).take(peers.len()).cloned().collect();
         let dead = self.dead.load();
-        order.sort_by_key(|peer| dead.contains(&peer._address));
+        if !dead.is_empty() {
+            let now = Instant::now();
+            let is_dead = |address: &PingoraAddress| {
+                let fresh = dead.iter().filter(|(_, at)| now.duration_since(*at) < DEAD_FOR);
+                fresh.into_iter().any(|(dead, _)| dead == address)
+            };
+            order.sort_by_key(|peer| is_dead(&peer._address));
+        }
         order
     }
 
-    /// Notes that an address could not be connected to: it is tried last until the next resolution.
+    /// Notes that an address could not be connected to: it is tried last for a while, also where the
+    /// next resolution names it again.
     pub fn put_last(&self, peer: &HttpPeer) {
-        if self.current.load().len() > 1 && !self.dead.load().contains(&peer._address) {
-            let mut dead = self.dead.load().to_vec();
-            dead.push(peer._address.clone());
-            self.dead.store(Arc::new(dead));
+        if self.current.load().len() < 2 {
+            return;
         }
+        let now = Instant::now();
+        let mut dead = self.dead.load().to_vec();
+        dead.retain(|(address, at)| {
+            *address != peer._address && now.duration_since(*at) < DEAD_FOR
+        });
+        dead.push((peer._address.clone(), now));
+        self.dead.store(Arc::new(dead));
     }
 }
 
@@ -194,6 +207,9 @@ mod tests {
             assert_eq!(peers.in_turn()[1]._address, dead._address, "last, and not forgotten");
         }
         peers.publish(&addresses);
+        assert_eq!(peers.in_turn()[1]._address, dead._address, "named again, and still dead");
+        let then = Instant::now().checked_sub(DEAD_FOR).unwrap();
+        peers.dead.store(Arc::new(vec![(dead._address.clone(), then)]));
         assert!((0..2).any(|_| peers.in_turn()[0]._address == dead._address));
     }
 

@@ -129,37 +129,51 @@ async fn a_failing_status_moves_on_without_waiting_for_its_body() {
 }
 
 #[tokio::test]
-async fn a_json_reply_to_a_stream_call_is_never_given_comments() {
-    let (origin, gateway) = serving_with("", "keepalive_comment: 1s").await;
-    let (filler, gate) = ("y".repeat(70_000), Gate::new());
-    for framing in [Framing::Length(70_022), Framing::Chunked] {
+async fn a_long_json_reply_to_a_stream_call_is_refused_before_it_has_ended() {
+    let (origin, gateway) = serving().await;
+    let filler = "y".repeat(70_000);
+    for framing in [Framing::Length(100_000), Framing::Chunked] {
         let script = Reply::head(200, "application/json", framing).piece("{\"choices\":[\"");
-        origin.next(script.piece(&filler).wait(&gate).piece("\"],\"a\":1}").end());
-        let mut client = gateway.client().await;
-        let reply = client.open(&Request::post(PATH, &chat_stream())).await;
-        assert_eq!(reply.status, 200);
-        tokio::time::sleep(Duration::from_millis(2_500)).await;
-        gate.open();
-        let (body, complete) = client.rest().await;
-        let text = String::from_utf8(body).unwrap();
-        assert!(complete && !text.contains("keepalive"), "{framing:?}");
-        assert_eq!(text, format!("{{\"choices\":[\"{filler}\"],\"a\":1}}"));
+        origin.always(script.piece(&filler).hang());
+        let reply = soon(&gateway, &Request::post(PATH, &chat_stream())).await;
+        assert_openai_error(&reply, 502, "upstream_error");
+        assert!(reply.text().contains("no stream where one was asked for"), "{framing:?}");
     }
 }
 
 #[tokio::test]
 async fn a_used_connection_is_no_excuse_to_ask_a_failing_upstream_again() {
-    for (extra, failure) in [
-        ("http2: always", Reply::reset_at_once()),
-        ("http2: never", Reply::recorded("garbage\r\n\r\n")),
+    for (http2, failure) in [
+        ("always", Reply::reset_at_once()),
+        ("always", Reply::closed()),
+        ("never", Reply::reset_at_once()),
+        ("never", Reply::closed()),
+        ("never", Reply::recorded("garbage\r\n\r\n")),
+        ("never", Reply::recorded("HTTP/1.1 200 OK\r\ncontent-")),
+        ("never", Reply::closed().after_interim(103)),
     ] {
-        let (origin, gateway) = serving_with(extra, "read_timeout: 30s").await;
-        gateway.post(PATH, &chat()).await.assert_ok();
-        origin.always(failure);
-        let reply = gateway.post(PATH, &chat()).await;
-        assert_openai_error(&reply, 502, "upstream_error");
-        let attempts = reply.header("x-cirque-attempts").map(str::parse::<usize>);
-        assert_eq!(Some(Ok(origin.calls().len() - 1)), attempts, "{extra}: each is counted");
+        for attempts in [1, 2] {
+            let origin = Origin::start().await;
+            let config = Config::new()
+                .upstream("main", &origin.base_url(), &format!("http2: {http2}"))
+                .route(&format!(
+                    "models: [\"*\"], upstreams: [main], retry: {{ attempts: {attempts} }}"
+                ));
+            let gateway = Gateway::start(&config).await;
+            for _ in 0..3 {
+                // So that there are used connections for each attempt.
+                let (one, two) = (chat(), chat());
+                let (one, two) = tokio::join!(gateway.post(PATH, &one), gateway.post(PATH, &two));
+                (one.assert_ok(), two.assert_ok());
+            }
+            origin.take_calls();
+            origin.always(failure.clone());
+            let reply = gateway.post(PATH, &chat()).await;
+            assert_openai_error(&reply, 502, "upstream_error");
+            assert_eq!(origin.calls().len(), attempts, "http2: {http2}: each is counted");
+            let said = attempts.to_string();
+            assert_eq!(reply.header("x-cirque-attempts"), Some(&*said), "http2: {http2}");
+        }
     }
 }
 
@@ -309,13 +323,14 @@ async fn the_callers_own_fault_moves_on_to_nobody_after_a_comment_either() {
 }
 
 #[tokio::test]
-async fn a_plain_reply_on_messages_passes_whatever_it_looks_like() {
+async fn a_plain_reply_on_messages_passes_whatever_its_text_looks_like() {
     let (origin, gateway) = serving().await;
-    origin.next(Reply::json_text(200, "data: [DONE]\n\n"));
+    let text = "{\"content\":[{\"text\":\"\"}],\n\n\"a\":\n\"data: [DONE]\"\n\n}";
+    origin.next(Reply::json_text(200, text));
     let mut body = chat();
     body["max_tokens"] = json!(64);
     let reply = gateway.post("/v1/messages", &body).await;
-    assert_eq!((reply.status, reply.text().as_str()), (200, "data: [DONE]\n\n"));
+    assert_eq!((reply.status, reply.text().as_str()), (200, text));
 }
 
 #[tokio::test]
@@ -337,13 +352,13 @@ async fn an_error_under_a_good_status_moves_on_though_trailers_follow() {
 async fn a_stream_that_comes_compressed_unasked_is_not_held() {
     let (origin, gateway) = serving().await;
     let gate = Gate::new();
-    let script = Reply::stream().header("content-encoding", "gzip").piece([0x1f, 0x8b, 8, 0]);
-    origin.next(script.wait(&gate).piece([0, 0]).end());
+    let script = Reply::stream().piece(delta("a")).wait(&gate).piece(FINISH).end();
+    origin.next(script.gzipped());
     let mut client = gateway.client().await;
     let reply = client.open(&Request::post(PATH, &chat_stream())).await;
-    assert_eq!(reply.header("content-encoding"), Some("gzip"));
+    assert_eq!(reply.header("content-encoding"), None);
     assert_eq!(reply.header("x-accel-buffering"), Some("no"));
-    assert_eq!(client.piece().await.unwrap().unwrap(), [0x1f, 0x8b, 8, 0][..]);
+    assert_eq!(client.piece().await.unwrap().unwrap(), delta("a").as_bytes());
     gate.open();
-    assert_eq!(client.rest().await, (vec![0, 0], true));
+    assert_eq!(client.rest().await, (FINISH.as_bytes().to_vec(), true));
 }

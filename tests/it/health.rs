@@ -79,7 +79,8 @@ async fn broken_streams_count_and_a_callers_own_faults_do_not() {
     assert_eq!(state(&gateway, "bad").await["state"], "healthy");
     for _ in 0..2 {
         bad.next(Reply::stream().piece(delta("a")).end());
-        gateway.post(PATH, &chat_stream()).await.assert_ok();
+        let reply = gateway.post(PATH, &chat_stream()).await;
+        gateway.log_of(reply.assert_ok()).await;
     }
     assert_eq!(state(&gateway, "bad").await["state"], "ejected");
 }

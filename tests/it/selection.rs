@@ -190,13 +190,26 @@ async fn one_upstream_alone_is_asked_once_more_after_a_failure_that_passes() {
     for script in [Reply::error(503), Reply::reset_at_once(), Reply::closed()] {
         let before = origin.calls().len();
         origin.next(script);
-        // A connection that had served before and is dead costs no attempt.
-        gateway.post(PATH, &chat()).await.assert_ok();
+        let reply = gateway.post(PATH, &chat()).await;
+        assert_eq!(reply.assert_ok().header("x-cirque-attempts"), Some("2"));
         assert_eq!(origin.calls().len() - before, 2);
     }
     let refused = [("outcome", "status_5xx")];
     assert_eq!(gateway.metric("cirque_upstream_requests_total", &refused).await, Some(1.0));
     assert_eq!(gateway.metric("cirque_failovers_total", &[]).await, None, "it went nowhere else");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_costs_no_attempt() {
+    let origin = Origin::start().await;
+    let config = Config::to(&origin)
+        .route("models: [\"*\"], upstreams: [main], retry: { attempts: 1, budget: 0 }");
+    let gateway = Gateway::start(&config).await;
+    gateway.post(PATH, &chat()).await.assert_ok();
+    let origin = origin.restart().await;
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_eq!(reply.assert_ok().header("x-cirque-attempts"), Some("1"));
+    assert_eq!(origin.calls().len(), 1);
 }
 
 #[tokio::test]

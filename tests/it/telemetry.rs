@@ -144,14 +144,20 @@ async fn every_call_is_logged_exactly_once() {
 async fn usage_is_read_in_every_dialect_streamed_or_not() {
     let (origin, gateway) = serving().await;
     let cases = [
-        (CHAT, Reply::sse(sample("chat_stream_openai.sse")), 19, 75, "stop"),
-        (CHAT, Reply::sse(sample("chat_stream_tool_openrouter.sse")), 240, 22, "tool_calls"),
-        (CHAT, Reply::json_text(200, sample("chat_response.json")), 812, 94, "stop"),
-        (CHAT, Reply::json_text(200, sample("chat_response_body_padded.txt")), 812, 94, "stop"),
+        (streamed(CHAT), Reply::sse(sample("chat_stream_openai.sse")), 19, 75, "stop"),
+        (
+            streamed(CHAT),
+            Reply::sse(sample("chat_stream_tool_openrouter.sse")),
+            240,
+            22,
+            "tool_calls",
+        ),
+        (chat(), Reply::json_text(200, sample("chat_response.json")), 812, 94, "stop"),
+        (chat(), Reply::json_text(200, sample("chat_response_body_padded.txt")), 812, 94, "stop"),
     ];
-    for (number, (path, script, input, output, finish)) in cases.into_iter().enumerate() {
+    for (number, (body, script, input, output, finish)) in cases.into_iter().enumerate() {
         origin.next(script);
-        let reply = gateway.post(path, &streamed(path)).await;
+        let reply = gateway.post(CHAT, &body).await;
         let line = gateway.log_of(reply.assert_ok()).await;
         assert_eq!(line["input_tokens"], input, "case {number}: {line}");
         assert_eq!(line["output_tokens"], output, "case {number}: {line}");

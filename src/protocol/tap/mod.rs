@@ -3,6 +3,7 @@
 mod anthropic;
 mod fault;
 mod openai;
+mod outline;
 mod plain;
 mod produced;
 mod responses;
@@ -10,7 +11,7 @@ mod said;
 mod transcript;
 
 pub use fault::{MAX_MESSAGE, UpstreamFault, error_in_body};
-pub use plain::PlainTap;
+pub use plain::{Finished, Form, PlainTap};
 pub use transcript::{Choice, Kept, MAX_WORD, ToolCall, Transcript};
 
 use super::Dialect;

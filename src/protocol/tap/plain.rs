@@ -1,11 +1,14 @@
 //! What a reply that is no stream says, read from its beginning and its end.
 
+use super::fault::ErrorValue;
+use super::outline::Outline;
 use super::{Notes, Reading, anthropic, error_in_body, openai, responses};
 use crate::protocol::Dialect;
-use crate::protocol::lenient::{Lenient, Word, read_beginning};
+use crate::protocol::lenient::{Lenient, Word, read_beginning, read_document};
 use crate::protocol::usage::OpenAiCounts;
 use bytes::Bytes;
 use memchr::memmem;
+use serde::de::IgnoredAny;
 use std::collections::VecDeque;
 
 /// What is kept of either end, in bytes. Usage stands at the end, names at the beginning; between
@@ -20,7 +23,29 @@ const SMALL_BYTES: usize = 1 << 10;
 /// Of English text; any other has fewer.
 const BYTES_A_TOKEN: u64 = 4;
 
-/// Keeps both ends of a reply while it passes.
+/// Whether a reply is the JSON that it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// It is.
+    Whole,
+    /// It breaks off, or there is nothing of it.
+    Cut,
+    /// It is no JSON.
+    Garbled,
+}
+
+/// What is known of a reply once it has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// What it said about itself.
+    pub reading: Reading,
+    /// Tokens of output, roughly: by the bytes where it was too long to be kept whole.
+    pub produced_tokens: u64,
+    /// Whether it is whole. Of one too long to be kept the brackets tell.
+    pub form: Form,
+}
+
+/// Keeps both ends of a reply while it passes, without the padding before it.
 #[derive(Debug)]
 pub struct PlainTap {
     dialect: Dialect,
@@ -32,6 +57,8 @@ pub struct PlainTap {
     most_tail: usize,
     /// Bytes that are in neither.
     missing: usize,
+    /// Follows a reply that is longer than the head.
+    outline: Outline,
     keeps: Option<usize>,
     /// How many of the last pieces are small.
     small: usize,
@@ -48,6 +75,7 @@ impl PlainTap {
             tail_bytes: 0,
             most_tail: KEPT_BYTES,
             missing: 0,
+            outline: Outline::default(),
             keeps: None,
             small: 0,
         }
@@ -67,12 +95,17 @@ impl PlainTap {
 
     /// Keeps what matters of a chunk.
     pub fn push(&mut self, chunk: &Bytes) {
+        let bytes = if self.head.is_empty() { chunk.trim_ascii_start() } else { chunk };
         let room = KEPT_BYTES - self.head.len();
-        let (head, tail) = chunk.split_at(room.min(chunk.len()));
+        let (head, tail) = bytes.split_at(room.min(bytes.len()));
         self.head.extend_from_slice(head);
         if tail.is_empty() {
             return;
         }
+        if self.tail.is_empty() {
+            self.outline.push(&self.head);
+        }
+        self.outline.push(tail);
         self.tail.push_back(chunk.slice_ref(tail));
         self.tail_bytes += tail.len();
         while let Some(first) = self.tail.front()
@@ -94,19 +127,21 @@ impl PlainTap {
     /// Reads what was kept.
     #[must_use]
     pub fn finish(self) -> Reading {
-        self.finish_counted().0
+        self.finish_counted().reading
     }
 
-    /// Reads what was kept, and says how many tokens of output there were, roughly: by the bytes
-    /// where the reply was too long to be kept whole.
+    /// Reads what was kept, and says how much was produced and whether it came whole.
     #[must_use]
-    pub fn finish_counted(mut self) -> (Reading, u64) {
+    pub fn finish_counted(mut self) -> Finished {
         let mut notes = Notes::default();
         notes.keep(self.keeps);
         let head = std::mem::take(&mut self.head);
         if self.missing == 0 {
-            read_reply(&mut notes, self.dialect, &self.joined_tail(head));
-            return (notes.reading, notes.produced_tokens.tokens());
+            let body = self.joined_tail(head);
+            let is_whole = read_reply(&mut notes, self.dialect, &body);
+            let form = if is_whole { Form::Whole } else { form(&body) };
+            let produced_tokens = notes.produced_tokens.tokens();
+            return Finished { reading: notes.reading, produced_tokens, form };
         }
         let mut output = notes.reading.output.take();
         notes.keep(None);
@@ -125,7 +160,8 @@ impl PlainTap {
         }
         notes.reading.output = output;
         let bytes = head.len() + self.tail_bytes + self.missing;
-        (notes.reading, bytes as u64 / BYTES_A_TOKEN)
+        let produced_tokens = bytes as u64 / BYTES_A_TOKEN;
+        Finished { reading: notes.reading, produced_tokens, form: self.outline.form() }
     }
 
     fn joined_tail(&self, mut start: Vec<u8>) -> Vec<u8> {
@@ -152,25 +188,40 @@ fn without_half_start(text: &[u8]) -> &[u8] {
     text.get(rest..).unwrap_or_default()
 }
 
-/// Reads a whole reply, or its beginning.
-fn read_reply(notes: &mut Notes, dialect: Dialect, body: &[u8]) {
-    match dialect {
+/// What a body is that could not be read to its end. A reader of values stumbles over more than the
+/// grammar forbids, as a text that is not UTF-8 or a number too large, which is the caller's to judge.
+fn form(body: &[u8]) -> Form {
+    // Clients skip the mark that some put before UTF-8.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    match serde_json::from_slice::<IgnoredAny>(body) {
+        Ok(_) => Form::Whole,
+        Err(error) if error.is_eof() => Form::Cut,
+        Err(_) => Form::Garbled,
+    }
+}
+
+/// Reads a whole reply, or its beginning; whether it is one JSON document and nothing else.
+fn read_reply(notes: &mut Notes, dialect: Dialect, body: &[u8]) -> bool {
+    let is_whole = match dialect {
         Dialect::Chat | Dialect::Completions | Dialect::Embeddings => {
             let mut reply = openai::Reply::saying(notes.said());
-            read_beginning(body, &mut reply);
+            let read = read_document(body, &mut reply);
             reply.note(notes);
+            read.is_ok()
         }
         Dialect::Responses => {
             let mut reply = responses::Reply::saying(notes.said());
-            read_beginning(body, &mut reply);
+            let read = read_document(body, &mut reply);
             reply.note(notes);
+            read.is_ok()
         }
         Dialect::Messages => {
             let mut reply = anthropic::Reply::saying(notes.said());
-            read_beginning(body, &mut reply);
+            let read = read_document(body, &mut reply);
             reply.note(notes);
+            read.is_ok()
         }
-    }
+    };
     // A reply that names itself or its usage and has no such member holds no error: most end here,
     // read once.
     let Reading { model, id, usage, fault, .. } = &notes.reading;
@@ -178,6 +229,7 @@ fn read_reply(notes: &mut Notes, dialect: Dialect, body: &[u8]) {
     if fault.is_none() && (!is_reply || memmem::find(body, b"\"error\"").is_some()) {
         notes.fault(error_in_body(body));
     }
+    is_whole
 }
 
 /// Reads the end of a long reply, by the names of its members: within a text a quote would be
@@ -191,6 +243,9 @@ fn read_end(notes: &mut Notes, dialect: Dialect, end: &[u8]) {
     let counts: OpenAiCounts = read_into(usage);
     notes.bill(counts.usage(), counts.cost_usd());
     if dialect != Dialect::Responses {
+        // The other dialects' results hold members of any name, and say early that they failed.
+        let error: ErrorValue = read_into(last_member(end, "error").unwrap_or_default());
+        notes.fault(error.fault());
         notes.finish(word(end, "finish_reason").0, 1);
     }
     if dialect == Dialect::Embeddings {

@@ -287,6 +287,43 @@ fn a_long_reply_is_read_from_both_ends() {
     }
 }
 
+#[test]
+fn a_reply_is_whole_cut_or_garbled_however_long_it_is() {
+    let form = |body: &str| {
+        let mut tap = PlainTap::new(Dialect::Chat);
+        body.as_bytes().chunks(9_000).for_each(|piece| tap.push(&Bytes::copy_from_slice(piece)));
+        tap.finish_counted().form
+    };
+    for length in [0, 70_000, 200_000] {
+        let filler = "x".repeat(length);
+        let reply = |end: &str| form(&format!("\n  {{\"choices\":[\"{filler}{end}"));
+        assert_eq!(reply("\"]} \n"), Form::Whole, "{length}");
+        assert_eq!(reply(""), Form::Cut, "{length}");
+        assert_eq!(reply("\"]"), Form::Cut, "{length}");
+        assert_eq!(reply("\"]} <html>"), Form::Garbled, "{length}");
+        assert_eq!(form(&format!("<html>{filler}")), Form::Garbled, "{length}");
+        assert_eq!(form(&" ".repeat(length)), Form::Cut, "{length}");
+    }
+    for odd in ["\u{feff}{}", "{\"a\":1e999}", "{\"a\":\"\\ud800\"}", "[]"] {
+        assert_eq!(form(odd), Form::Whole, "{odd}");
+    }
+}
+
+#[test]
+fn an_error_at_the_end_of_a_long_reply_is_found() {
+    for length in [10, 300_000] {
+        let filler = "x".repeat(length);
+        let with = |end: &str| {
+            plain(Dialect::Chat, &format!("{{\"choices\":[\"{filler}\"]{end}}}"), 9_000)
+        };
+        let error = with(",\"error\":{\"code\":502,\"message\":\"gone\"}");
+        assert_eq!(error.fault.and_then(|fault| fault.status), Some(502), "{length}");
+        assert_eq!(with(",\"error\":null").fault, None, "{length}");
+        let padded = format!("{}{{\"error\":{{\"code\":502}}}}", " ".repeat(length));
+        assert!(plain(Dialect::Chat, &padded, 9_000).fault.is_some(), "{length}");
+    }
+}
+
 proptest! {
     #[test]
     fn both_ends_of_a_reply_are_kept_whatever_the_cuts(

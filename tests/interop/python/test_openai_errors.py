@@ -139,7 +139,7 @@ def test_a_reply_compressed_unasked_arrives(faults, scripted):
 
 
 def test_a_compressed_stream_that_is_cut_raises(faults, scripted):
-    # Nothing can be put into a compressed stream, so its connection is cut.
+    # It is decoded on its way, so that the break can be told in words.
     with pytest.raises(openai.APIError):
         list(ask(faults, scripted("gzip-cut").name, stream=True))
 

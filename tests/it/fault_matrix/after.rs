@@ -1,7 +1,7 @@
 //! Faults after a reply has proved good, where nobody else can be asked, and what is no fault.
 
 use super::fault::Told::{ByTheCut, ByTheUpstream, InBand, InBandAfterMore};
-use super::fault::{BOTH, Fault, Http, PLAIN, STREAM, broken, good};
+use super::fault::{Fault, Http, PLAIN, STREAM, broken, good};
 use crate::harness::{FINISH, Framing, Gate, Reply, delta, sample};
 use std::time::Duration;
 
@@ -9,13 +9,9 @@ const TOKEN: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"A
 const COMMENT: &str = ": still here\n\n";
 /// More than a plain reply is held for.
 const LARGE: usize = 200_000;
-const HELD: usize = 64 << 10;
+/// So much of such a reply reaches the caller before all of it has come: not its last piece.
+const SENT: usize = 16 << 10;
 const STREAM_HELD: usize = 256 << 10;
-/// "Ahoy" as gzip makes it of a stream; what is in it does not matter.
-const GZIP: &[u8] = &[
-    0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0x73, 0xcc, 0xc8, 0xaf, 0x04, 0x00,
-    0x4d, 0x6b, 0x3a, 0x6c, 0x04, 0x00, 0x00, 0x00,
-];
 
 /// A stream after its first token.
 fn begun(gate: &Gate) -> Reply {
@@ -104,35 +100,44 @@ pub(super) const BROKEN: &[Fault] = &[
     Fault::new(
         "FIN in gzip",
         STREAM,
-        |s| {
-            let stream = Reply::stream().header("content-encoding", "gzip");
-            stream.piece(GZIP).wait(s.gate).close()
-        },
-        broken("reset", ByTheCut, GZIP.len()),
+        |s| begun(s.gate).gzipped().close(),
+        broken("reset", InBand, TOKEN.len()),
+    ),
+    Fault::new(
+        "an end in gzip",
+        STREAM,
+        |s| begun(s.gate).gzipped().end(),
+        broken("reset", InBand, TOKEN.len()),
+    ),
+    Fault::new(
+        "no gzip after all",
+        STREAM,
+        |s| begun(s.gate).gzipped().piece("garbage").end(),
+        broken("reset", InBand, TOKEN.len()),
     ),
     Fault::new(
         "FIN",
         PLAIN,
         |s| large(s.gate, promised()).close(),
-        broken("reset", ByTheCut, HELD),
+        broken("reset", ByTheCut, SENT),
     ),
     Fault::new(
         "RST",
         PLAIN,
         |s| large(s.gate, promised()).reset(),
-        broken("reset", ByTheCut, HELD),
+        broken("reset", ByTheCut, SENT),
     ),
     Fault::new(
         "FIN between chunks",
         PLAIN,
         |s| large(s.gate, Framing::Chunked).close(),
-        broken("reset", ByTheCut, HELD),
+        broken("reset", ByTheCut, SENT),
     ),
     Fault::new(
         "a chunk without a size",
         PLAIN,
         |s| large(s.gate, Framing::Chunked).raw("huh\r\n\r\n0\r\n\r\n").close(),
-        broken("reset", ByTheCut, HELD),
+        broken("reset", ByTheCut, SENT),
     )
     .http1_only(),
     Fault::new(
@@ -142,7 +147,43 @@ pub(super) const BROKEN: &[Fault] = &[
             Http::One => large(s.gate, promised()).close(),
             Http::Two => large(s.gate, promised()).end(),
         },
-        broken("reset", ByTheCut, HELD),
+        broken("reset", ByTheCut, SENT),
+    ),
+    Fault::new(
+        "an early end",
+        PLAIN,
+        |s| large(s.gate, Framing::Chunked).end(),
+        broken("truncated", ByTheCut, SENT),
+    ),
+    Fault::new(
+        "an early end at a bracket",
+        PLAIN,
+        |s| large(s.gate, Framing::Chunked).piece("\"]").end(),
+        broken("truncated", ByTheCut, SENT),
+    ),
+    Fault::new(
+        "an early end that its length tells",
+        PLAIN,
+        |s| {
+            let half = large(s.gate, Framing::Chunked).body().len() as u64;
+            large(s.gate, Framing::Length(half + 2)).piece("\"]").end()
+        },
+        broken("truncated", ByTheCut, SENT),
+    ),
+    Fault::new(
+        "an end after the end",
+        PLAIN,
+        |s| large(s.gate, Framing::Chunked).piece("\"]} and more").end(),
+        broken("garbled", ByTheCut, SENT),
+    ),
+    Fault::new(
+        "an error at the end",
+        PLAIN,
+        |s| {
+            let error = "\"],\"error\":{\"code\":502,\"message\":\"gone\"}}";
+            large(s.gate, Framing::Chunked).piece("y".repeat(LARGE / 2)).piece(error).end()
+        },
+        broken("error_body", ByTheCut, SENT),
     ),
 ];
 
@@ -172,7 +213,7 @@ pub(super) const SILENCE: &[Fault] = &[
         "silence",
         PLAIN,
         |s| large(s.gate, promised()).hang(),
-        broken("stalled", ByTheCut, HELD),
+        broken("stalled", ByTheCut, SENT),
     )
     .with(HASTE)
     .alone(),
@@ -227,32 +268,34 @@ pub(super) const ODD: &[Fault] = &[
     .alone(),
     Fault::new(
         "gzip unasked",
-        BOTH,
-        |_| {
-            let gzip = Reply::head(200, "application/json", Framing::Length(GZIP.len() as u64));
-            gzip.header("content-encoding", "gzip").piece(GZIP).end()
-        },
-        good(None),
-    ),
-    Fault::new(
-        "a gzip stream unasked",
-        STREAM,
-        |_| Reply::stream().header("content-encoding", "gzip").piece(GZIP).end(),
-        good(None),
-    ),
-    Fault::new(
-        "a whole reply where a stream was asked for",
-        STREAM,
-        |_| Reply::json_text(200, sample("chat_response.json")),
+        PLAIN,
+        |_| Reply::json_text(200, sample("chat_response.json")).gzipped(),
         good(Some("stop")),
     ),
     Fault::new(
-        "half a JSON body in a whole reply",
+        "gzip unasked",
+        STREAM,
+        |_| Reply::sse(sample("chat_stream_openai.sse")).gzipped(),
+        good(Some("stop")),
+    ),
+    Fault::new(
+        "a stream that does not say it is one",
+        STREAM,
+        |_| {
+            let stream = Reply::head(200, "text/plain", Framing::Chunked);
+            stream.piece(sample("chat_stream_openai.sse")).end()
+        },
+        good(Some("stop")),
+    ),
+    Fault::new(
+        "text that is not UTF-8",
         PLAIN,
-        |_| Reply::json_text(200, "{\"choices\":["),
+        |_| {
+            let text = b"{\"choices\":[{\"message\":{\"content\":\"\xff\"}}]}";
+            Reply::json_text(200, text)
+        },
         good(None),
     ),
-    Fault::new("no JSON at all", PLAIN, |_| Reply::json_text(200, "<html>"), good(None)),
     Fault::new(
         "padding before a good reply",
         PLAIN,

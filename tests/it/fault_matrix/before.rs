@@ -93,6 +93,18 @@ pub(super) const ERROR: &[Fault] = &[
         moves("error_body", "an error in a 200 reply"),
     ),
     Fault::new(
+        "an error under 200 behind more padding than is held of a reply",
+        PLAIN,
+        |_| padding().piece(" ".repeat(150_000)).piece(sample("error_200_in_body.txt")).end(),
+        moves("error_body", "an error in a 200 reply"),
+    ),
+    Fault::new(
+        "an error under 200 in gzip",
+        BOTH,
+        |_| Reply::json_text(200, sample("error_200_in_body.txt")).gzipped(),
+        moves("error_body", "an error in a 200 reply"),
+    ),
+    Fault::new(
         "an error in a choice under 200",
         BOTH,
         |_| Reply::json_text(200, sample("error_200_choice_error.json")),
@@ -119,6 +131,50 @@ pub(super) const ERROR: &[Fault] = &[
 ];
 
 pub(super) const REPLY: &[Fault] = &[
+    Fault::new(
+        "a whole reply where a stream was asked for",
+        STREAM,
+        |_| Reply::json_text(200, sample("chat_response.json")),
+        moves("error_body", "no stream where one was asked for"),
+    ),
+    Fault::new(
+        "half a JSON body in a whole reply",
+        BOTH,
+        |_| Reply::json_text(200, "{\"choices\":["),
+        moves("reset", "the reply was cut"),
+    ),
+    Fault::new(
+        "half a JSON body in a proper chunk",
+        PLAIN,
+        |_| padding().piece("{\"choices\":[").end(),
+        moves("reset", "the reply was cut"),
+    ),
+    Fault::new("nothing", BOTH, |_| Reply::json_text(200, ""), moves("reset", "the reply was cut")),
+    Fault::new("padding alone", PLAIN, |_| padding().end(), moves("reset", "the reply was cut")),
+    Fault::new(
+        "HTML",
+        BOTH,
+        |_| Reply::head(200, "text/html", Framing::Chunked).piece("<html>").end(),
+        moves("error_body", "the reply is no JSON"),
+    ),
+    Fault::new(
+        "garbled JSON",
+        PLAIN,
+        |_| Reply::json_text(200, "{\"choices\":[{]}}"),
+        moves("error_body", "the reply is no JSON"),
+    ),
+    Fault::new(
+        "gzip that is cut",
+        PLAIN,
+        |_| half().framed(Framing::Chunked).gzipped().piece("").end(),
+        moves("reset", "the reply was cut"),
+    ),
+    Fault::new(
+        "a coding that nobody asked for and nobody knows",
+        BOTH,
+        |_| Reply::json_text(200, "??").header("content-encoding", "br"),
+        moves("error_body", "the reply is compressed, unasked, in a way that cannot be read"),
+    ),
     Fault::new("FIN in the body", PLAIN, |_| half().close(), moves("reset", BROKE)),
     Fault::new("RST in the body", PLAIN, |_| half().reset(), moves("reset", BROKE)),
     Fault::new("FIN after padding", PLAIN, |_| padding().close(), moves("reset", BROKE)),

@@ -105,7 +105,7 @@ impl Cell<'_> {
     }
 
     /// A call of exactly so many bytes, none like another's.
-    fn request(&self) -> Request {
+    pub(super) fn request(&self) -> Request {
         let stream = self.shape == Shape::Stream;
         let start = format!(
             "{{\"model\":\"{}\",\"stream\":{stream},\"messages\":[{{\"role\":\"user\",\"content\":\"",
@@ -159,7 +159,7 @@ impl Cell<'_> {
     }
 
     /// What is counted for this lane.
-    async fn counts(&self, gateway: &Gateway) -> Counts {
+    pub(super) async fn counts(&self, gateway: &Gateway) -> Counts {
         let text = gateway.metrics().await;
         let ours: Vec<&str> = text.lines().filter(|line| line.contains(&self.lane.name)).collect();
         Counts::of(&samples(&ours.join("\n")), &self.lane.name)

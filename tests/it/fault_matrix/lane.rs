@@ -4,7 +4,7 @@
 use super::cell::{Cell, SIZES};
 use super::expect::Counts;
 use super::fault::{Company, Fault, Http, Script, Shape, VERSIONS};
-use crate::harness::{Config, Gateway, Origin, RefusedPort, Reply, sample};
+use crate::harness::{Config, Gateway, Origin, RefusedPort};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -53,7 +53,7 @@ pub(super) async fn run(faults: &'static [Fault]) {
         cells += lane.calls.len();
         running.spawn(async move {
             let _turn = turns.acquire_owned().await.unwrap();
-            let mut counts = Counts::default();
+            let mut counts = lane.warm_up(&gateway).await;
             for (shape, http, size) in &lane.calls {
                 let cell = Cell { lane: &lane, shape: *shape, http: *http, size: *size };
                 counts = cell.check(&gateway, &counts).await;
@@ -80,7 +80,7 @@ async fn add_lanes(fault: &'static Fault, lanes: &mut Vec<Lane>) {
             for calls in calls.chunks(at_once) {
                 let bad = Site::bad(fault).await;
                 let other = match company {
-                    Company::OneGood => Some(Site::good().await),
+                    Company::OneGood => Some(Site::Scripted(quiet_origin().await)),
                     Company::AllBad => Some(Site::bad(fault).await),
                     Company::Nobody => None,
                 };
@@ -111,15 +111,6 @@ impl Site {
         }
     }
 
-    async fn good() -> Self {
-        let origin = quiet_origin().await;
-        origin.answer(|call| match &call.body {
-            body if is_stream(body) => Reply::sse(sample("chat_stream_openai.sse")),
-            _ => Reply::json_text(200, sample("chat_response.json")),
-        });
-        Self::Scripted(origin)
-    }
-
     fn base_url(&self) -> String {
         match self {
             Self::Scripted(origin) => origin.base_url(),
@@ -143,12 +134,18 @@ async fn quiet_origin() -> Origin {
     origin
 }
 
-/// Whether a body of [`Cell::request`] asks for a stream; it says so at its beginning.
-fn is_stream(body: &[u8]) -> bool {
-    body.get(..80).is_some_and(|start| memchr::memmem::find(start, b"\"stream\":true").is_some())
-}
-
 impl Lane {
+    /// Makes a call that goes well, so that the first one that does not goes over a used connection.
+    /// What is counted of it is returned.
+    async fn warm_up(&self, gateway: &Gateway) -> Counts {
+        let Some(origin) = self.bad.origin() else { return Counts::default() };
+        let cell = Cell { lane: self, shape: Shape::Plain, http: Http::One, size: SIZES[0] };
+        let reply = gateway.call(&cell.request()).await;
+        gateway.log_of(reply.assert_ok()).await;
+        origin.take_calls();
+        cell.counts(gateway).await
+    }
+
     /// The upstream asked first.
     pub(super) fn bad_name(&self) -> String {
         format!("{}bad", self.name)

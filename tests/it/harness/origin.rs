@@ -77,6 +77,18 @@ pub(crate) struct Asked {
     pub(crate) http2: bool,
 }
 
+/// What an origin answers that has not been told: a whole reply or a stream, as is asked for.
+fn usual(call: &Call) -> Reply {
+    if memchr::memmem::find(&call.body, b"\"stream\":true").is_none() {
+        return Reply::json_text(200, sample("chat_response.json"));
+    }
+    Reply::sse(sample(match &*call.target {
+        path if path.ends_with("/messages") => "messages_stream_anthropic.sse",
+        path if path.ends_with("/responses") => "responses_stream_openai.sse",
+        _ => "chat_stream_openai.sse",
+    }))
+}
+
 type Handler = Box<dyn Fn(&Call) -> Reply + Send + Sync>;
 
 /// What the connections of one origin share.
@@ -187,12 +199,11 @@ impl Origin {
     fn over(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let address = listener.local_addr().expect("a bound socket");
         let models = sample("models_openrouter.json");
-        let usual: Handler = Box::new(|_| Reply::json_text(200, sample("chat_response.json")));
         let shared = Arc::new(Shared {
             calls: Mutex::default(),
             catalogue_calls: Mutex::default(),
             queue: Mutex::default(),
-            usual: Mutex::new(usual),
+            usual: Mutex::new(Box::new(usual)),
             usual_is_early: AtomicBool::new(false),
             gets: Mutex::default(),
             catalogue: Mutex::new(Reply::json_text(200, models)),
@@ -201,6 +212,18 @@ impl Origin {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let task = tokio::spawn(serve(listener, tls, shared.clone()));
         Self { address, scheme, shared, task }
+    }
+
+    /// Another one at the same address, once this one and its connections are gone.
+    pub(crate) async fn restart(self) -> Self {
+        let address = self.address;
+        drop(self);
+        let listener = eventually("the end of an origin", || async {
+            // Whoever holds connections to it has seen them end when a new one is refused.
+            TcpStream::connect(address).await.is_err().then_some(())
+        });
+        listener.await;
+        Self::over(TcpListener::bind(address).await.expect("the same port"), None)
     }
 
     /// Where it listens.

@@ -2,7 +2,10 @@
 
 use super::wire::Framing;
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::Value;
+use std::io::Write;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -61,6 +64,8 @@ pub(crate) struct Reply {
     pub(crate) steps: Vec<Step>,
     /// Whether it is sent before the request's body is read.
     pub(crate) is_early: bool,
+    /// The body before it was compressed.
+    said: Option<Vec<u8>>,
 }
 
 fn pairs(fields: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -69,7 +74,7 @@ fn pairs(fields: &[(&str, &str)]) -> Vec<(String, String)> {
 
 impl Reply {
     fn steps(steps: Vec<Step>) -> Self {
-        Self { steps, is_early: false }
+        Self { steps, is_early: false, said: None }
     }
 
     /// A header alone: status, content type and framing; the pieces follow.
@@ -174,6 +179,32 @@ impl Reply {
         self
     }
 
+    /// Compresses the body, each piece for itself to be read, whoever asked for it.
+    pub(crate) fn gzipped(mut self) -> Self {
+        self.said = Some(self.body());
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        let mut steps = Vec::new();
+        for step in self.steps {
+            match step {
+                Step::Head(status, mut fields, _) => {
+                    fields.push(("content-encoding".to_owned(), "gzip".to_owned()));
+                    steps.push(Step::Head(status, fields, Framing::Chunked));
+                }
+                Step::Piece(piece) => {
+                    gzip.write_all(&piece).and_then(|()| gzip.flush()).unwrap();
+                    steps.push(Step::Piece(std::mem::take(gzip.get_mut()).into()));
+                }
+                Step::End => {
+                    gzip.try_finish().unwrap();
+                    steps.push(Step::Piece(std::mem::take(gzip.get_mut()).into()));
+                    steps.push(Step::End);
+                }
+                step => steps.push(step),
+            }
+        }
+        Self { steps, ..self }
+    }
+
     /// Sends a 1xx header first.
     pub(crate) fn after_interim(mut self, status: u16) -> Self {
         self.steps.insert(0, Step::Interim(status));
@@ -251,6 +282,9 @@ impl Reply {
 
     /// The body as scripted, framing aside.
     pub(crate) fn body(&self) -> Vec<u8> {
+        if let Some(said) = &self.said {
+            return said.clone();
+        }
         let mut body = Vec::new();
         for step in &self.steps {
             if let Step::Piece(bytes) = step {

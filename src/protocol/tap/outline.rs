@@ -1,0 +1,130 @@
+//! Whether a JSON text has come whole, judged by its brackets alone: for replies too long to be kept.
+
+use super::Form;
+use memchr::memchr2;
+
+/// How far a JSON text has come.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    stage: Stage,
+    depth: u64,
+    in_text: bool,
+    is_escaped: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing but blanks has come.
+    #[default]
+    Before,
+    /// Its first bracket is open.
+    Within,
+    /// Its first bracket has been closed.
+    After,
+    /// Something stood where nothing may.
+    Broken,
+}
+
+impl Outline {
+    /// Reads on.
+    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let read = match self.stage {
+                Stage::Broken => return,
+                Stage::Before | Stage::After => self.around(bytes),
+                Stage::Within if self.in_text => self.text(bytes),
+                Stage::Within => self.brackets(bytes),
+            };
+            bytes = bytes.get(read..).unwrap_or_default();
+        }
+    }
+
+    /// What the text is if nothing follows.
+    pub(super) fn form(&self) -> Form {
+        match self.stage {
+            Stage::Before | Stage::Within => Form::Cut,
+            Stage::After => Form::Whole,
+            Stage::Broken => Form::Garbled,
+        }
+    }
+
+    /// Before and after there are but blanks. Returns how many bytes were read, as the others do.
+    fn around(&mut self, bytes: &[u8]) -> usize {
+        let Some(at) = bytes.iter().position(|byte| !byte.is_ascii_whitespace()) else {
+            return bytes.len();
+        };
+        let begins = matches!(bytes.get(at), Some(b'{' | b'['));
+        self.stage = match self.stage {
+            Stage::Before if begins => Stage::Within,
+            Stage::Before | Stage::Within | Stage::After | Stage::Broken => Stage::Broken,
+        };
+        self.depth = 1;
+        at + 1
+    }
+
+    fn text(&mut self, bytes: &[u8]) -> usize {
+        if std::mem::take(&mut self.is_escaped) {
+            return 1;
+        }
+        let Some(at) = memchr2(b'"', b'\\', bytes) else { return bytes.len() };
+        match bytes.get(at) {
+            Some(b'"') => self.in_text = false,
+            Some(_) | None => self.is_escaped = true,
+        }
+        at + 1
+    }
+
+    fn brackets(&mut self, bytes: &[u8]) -> usize {
+        let is_mark = |byte: &u8| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']');
+        let Some(at) = bytes.iter().position(is_mark) else { return bytes.len() };
+        match bytes.get(at) {
+            Some(b'"') => self.in_text = true,
+            Some(b'{' | b'[') => self.depth += 1,
+            Some(_) | None => self.depth -= 1,
+        }
+        if self.depth == 0 {
+            self.stage = Stage::After;
+        }
+        at + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const WHOLE: &str = r#" {"a":[1,{"b":"}\"]\\"},"é\u0000"],"c":{}}  "#;
+
+    fn form(json: &[u8], size: usize) -> Form {
+        let mut outline = Outline::default();
+        json.chunks(size).for_each(|piece| outline.push(piece));
+        outline.form()
+    }
+
+    #[test]
+    fn every_beginning_is_cut_and_only_the_end_is_whole() {
+        let json = WHOLE.as_bytes();
+        let end = WHOLE.trim_end().len();
+        for size in 1..json.len() {
+            for length in 0..=json.len() {
+                let expected = if length < end { Form::Cut } else { Form::Whole };
+                assert_eq!(form(&json[..length], size), expected, "{length} in pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_and_no_list_is_garbled() {
+        for text in ["<html>{}</html>", "data: {}", "{} {}", "[]]", "1"] {
+            assert_eq!(form(text.as_bytes(), 3), Form::Garbled, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_read(bytes: Vec<u8>, size in 1_usize..9) {
+            let _ = form(&bytes, size);
+        }
+    }
+}
