@@ -158,13 +158,13 @@ pub(super) async fn connect(
     }
     // One time for all addresses together: a name may have many, in a zone that is gone.
     let connected = tokio::time::timeout(patience, any_of(connectors, upstream, &peers));
-    match caller.until(clock, connected).await? {
-        Ok(connected) => Ok(connected?),
-        Err(_) => {
-            peers.iter().for_each(|peer| upstream.peers.put_last(peer));
-            Err(Failure::unconnected().into())
-        }
+    if let Ok(connected) = caller.until(clock, connected).await? {
+        return Ok(connected?);
     }
+    for peer in &peers {
+        upstream.peers.put_last(peer);
+    }
+    Err(Failure::unconnected().into())
 }
 
 /// Connects to the first of these addresses that answers. The next one is tried beside one that is
@@ -192,21 +192,18 @@ async fn any_of(
     }
     let mut others = Box::pin(any_of(connectors, upstream, others));
     tokio::select! {
-        connected = &mut first => match connected {
-            Ok(connection) => Ok(connection),
-            Err(_) => {
-                upstream.peers.put_last(peer);
-                others.await
-            }
+        connected = &mut first => if connected.is_ok() {
+            return connected;
         },
-        connected = &mut others => match connected {
-            Ok(connection) => {
-                upstream.peers.put_last(peer);
-                Ok(connection)
-            }
-            Err(_) => first.await,
+        connected = &mut others => if connected.is_err() {
+            return first.await;
+        } else {
+            upstream.peers.put_last(peer);
+            return connected;
         },
     }
+    upstream.peers.put_last(peer);
+    others.await
 }
 
 /// A connection to this address that its other side has not closed, pooled or new.

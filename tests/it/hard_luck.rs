@@ -164,7 +164,8 @@ async fn a_used_connection_is_no_excuse_to_ask_a_failing_upstream_again() {
                 // So that there are used connections for each attempt.
                 let (one, two) = (chat(), chat());
                 let (one, two) = tokio::join!(gateway.post(PATH, &one), gateway.post(PATH, &two));
-                (one.assert_ok(), two.assert_ok());
+                one.assert_ok();
+                two.assert_ok();
             }
             origin.take_calls();
             origin.always(failure.clone());

@@ -185,22 +185,21 @@ impl Reply {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         let mut steps = Vec::new();
         for step in self.steps {
-            match step {
-                Step::Head(status, mut fields, _) => {
-                    fields.push(("content-encoding".to_owned(), "gzip".to_owned()));
-                    steps.push(Step::Head(status, fields, Framing::Chunked));
-                }
-                Step::Piece(piece) => {
-                    gzip.write_all(&piece).and_then(|()| gzip.flush()).unwrap();
-                    steps.push(Step::Piece(std::mem::take(gzip.get_mut()).into()));
-                }
-                Step::End => {
-                    gzip.try_finish().unwrap();
-                    steps.push(Step::Piece(std::mem::take(gzip.get_mut()).into()));
-                    steps.push(Step::End);
-                }
-                step => steps.push(step),
+            if let Step::Head(status, mut fields, _) = step {
+                fields.push(("content-encoding".to_owned(), "gzip".to_owned()));
+                steps.push(Step::Head(status, fields, Framing::Chunked));
+                continue;
             }
+            if let Step::Piece(piece) = &step {
+                gzip.write_all(piece).and_then(|()| gzip.flush()).unwrap();
+                steps.push(Step::Piece(std::mem::take(gzip.get_mut()).into()));
+                continue;
+            }
+            if matches!(step, Step::End) {
+                gzip.try_finish().unwrap();
+                steps.push(Step::Piece(std::mem::take(gzip.get_mut()).into()));
+            }
+            steps.push(step);
         }
         Self { steps, ..self }
     }
