@@ -24,7 +24,9 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["server"],
 ];
-const MAY_USE_PINGORA: &[&str] = &["proxy", "admin", "demo", "server", "upstream/peer.rs"];
+/// `limits/throttle.rs` takes a sketch of counters from `pingora-limits`, which knows no proxy.
+const MAY_USE_PINGORA: &[&str] =
+    &["proxy", "admin", "demo", "server", "upstream/peer.rs", "limits/throttle.rs"];
 const MAX_LINES: usize = 400;
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -1,6 +1,8 @@
 //! How often an address may fail to say who it is.
 
+use pingora_limits::estimator::Estimator;
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,8 +10,11 @@ use std::time::Duration;
 /// Failures are counted in parts of a minute, so that an address is 40 bytes.
 const PARTS: usize = 6;
 const PART: Duration = Duration::from_secs(10);
-/// Most addresses that are told apart; the rest share one count. About 5 MiB.
+/// Most addresses that are counted exactly, in about 5 MiB; the rest are estimated.
 const MAX_ADDRESSES: usize = 65_536;
+/// Size of an estimate: four rows of counters, 512 KiB a part of a minute, made when first needed.
+const ROWS: usize = 4;
+const COUNTERS: usize = 16_384;
 
 /// Failed authentications of the last minute by address; an IPv6 network of 64 bits, which one
 /// host owns, is one address.
@@ -19,8 +24,15 @@ pub struct Throttle(Mutex<Counts>);
 #[derive(Debug, Default)]
 struct Counts {
     by_address: HashMap<IpAddr, Failures>,
-    rest: Failures,
+    rest: Option<Estimates>,
     swept: u64,
+}
+
+/// Failures of addresses beyond those, by part and newest first. They may be too high, when a hundred
+/// thousand addresses fail at once, and are never too low.
+struct Estimates {
+    part: u64,
+    parts: [Estimator; PARTS + 1],
 }
 
 /// Failures in the part that began at `part * PART` and in those before it, newest first.
@@ -38,42 +50,87 @@ impl Throttle {
     /// again, up to 10 s more than exactly. Then nothing is counted.
     pub fn fail(&self, address: IpAddr, limit: u32, now: Duration) -> Result<(), Duration> {
         let part = now.as_secs() / PART.as_secs();
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let failures = counts.of(network(address), part);
-        failures.roll(part);
-        let sum: u64 = failures.counts.iter().map(|count| u64::from(*count)).sum();
-        if sum >= u64::from(limit) {
-            return Err(failures.wait(limit, now));
+        let counts = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = network(address);
+        if let Some(failures) = counts.of(address, part) {
+            failures.roll(part);
+            return failures.one_more(limit, now);
         }
-        if let Some(newest) = failures.counts.first_mut() {
-            *newest = newest.saturating_add(1);
-        }
-        Ok(())
+        counts.rest.get_or_insert_with(Estimates::new).one_more(address, part, limit, now)
     }
 }
 
 impl Counts {
-    fn of(&mut self, address: IpAddr, part: u64) -> &mut Failures {
+    /// The exact count of an address, unless there are too many.
+    fn of(&mut self, address: IpAddr, part: u64) -> Option<&mut Failures> {
         if self.by_address.len() >= MAX_ADDRESSES && self.swept < part {
             self.swept = part;
             self.by_address.retain(|_, failures| failures.part + PARTS as u64 >= part);
         }
         let is_full = self.by_address.len() >= MAX_ADDRESSES;
         if is_full && !self.by_address.contains_key(&address) {
-            return &mut self.rest;
+            return None;
         }
-        self.by_address.entry(address).or_default()
+        Some(self.by_address.entry(address).or_default())
     }
+}
+
+impl Estimates {
+    fn new() -> Self {
+        Self { part: 0, parts: std::array::from_fn(|_| Estimator::new(ROWS, COUNTERS)) }
+    }
+
+    fn one_more(
+        &mut self,
+        address: IpAddr,
+        part: u64,
+        limit: u32,
+        now: Duration,
+    ) -> Result<(), Duration> {
+        let passed = turn(&mut self.parts, part.saturating_sub(self.part));
+        self.parts.iter().take(passed).for_each(Estimator::reset);
+        self.part = self.part.max(part);
+        let count = |part: &Estimator| u32::try_from(part.get(address)).unwrap_or_default();
+        let mut failures = Failures { part: self.part, counts: self.parts.each_ref().map(count) };
+        failures.one_more(limit, now)?;
+        if let Some(newest) = self.parts.first() {
+            newest.incr(address, 1);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Estimates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Estimates").field("part", &self.part).finish_non_exhaustive()
+    }
+}
+
+/// Makes room for so many newer parts; how many of the first are to be emptied.
+fn turn<T>(parts: &mut [T; PARTS + 1], passed: u64) -> usize {
+    let passed = usize::try_from(passed).unwrap_or(usize::MAX).min(parts.len());
+    parts.rotate_right(passed % (PARTS + 1));
+    passed
 }
 
 impl Failures {
     /// Makes this part of time the newest.
     fn roll(&mut self, part: u64) {
-        let passed = usize::try_from(part.saturating_sub(self.part)).unwrap_or(usize::MAX);
-        let passed = passed.min(self.counts.len());
-        self.counts.rotate_right(passed % (PARTS + 1));
+        let passed = turn(&mut self.counts, part.saturating_sub(self.part));
         self.counts.iter_mut().take(passed).for_each(|count| *count = 0);
         self.part = self.part.max(part);
+    }
+
+    /// Counts a failure, unless that is one too many.
+    fn one_more(&mut self, limit: u32, now: Duration) -> Result<(), Duration> {
+        let sum: u64 = self.counts.iter().map(|count| u64::from(*count)).sum();
+        if sum >= u64::from(limit) {
+            return Err(self.wait(limit, now));
+        }
+        if let Some(newest) = self.counts.first_mut() {
+            *newest = newest.saturating_add(1);
+        }
+        Ok(())
     }
 
     /// Until so many of the oldest parts have left that the sum is below the limit.
@@ -139,13 +196,27 @@ mod tests {
         let throttle = Throttle::default();
         let address = |n: u32| IpAddr::from(n.to_be_bytes());
         for n in 0..70_000 {
-            // The rest share one count and are refused together.
-            throttle.fail(address(n), 1, s(1)).ok();
+            throttle.fail(address(n), 2, s(1)).unwrap();
         }
         assert_eq!(throttle.0.lock().unwrap().by_address.len(), MAX_ADDRESSES);
-        throttle.fail(address(80_000), 1, s(1)).unwrap_err();
-        throttle.fail(address(80_000), 1, s(100)).unwrap();
+        // One that came late is still told from the others.
+        throttle.fail(address(69_999), 2, s(2)).unwrap();
+        assert_eq!(throttle.fail(address(69_999), 2, s(2)), Err(s(68)));
+        throttle.fail(address(69_998), 2, s(2)).unwrap();
+        throttle.fail(address(69_999), 2, s(100)).unwrap();
         assert_eq!(throttle.0.lock().unwrap().by_address.len(), 1);
+    }
+
+    #[test]
+    fn an_estimate_forgets_as_an_exact_count_does() {
+        let mut rest = Estimates::new();
+        let mut fail = |seconds: u64| rest.one_more(v4(1), seconds / 10, 2, s(seconds));
+        fail(5).unwrap();
+        fail(15).unwrap();
+        assert_eq!(fail(16), Err(s(54)), "the part of 0 to 10 s leaves at 70 s");
+        fail(70).unwrap();
+        fail(75).unwrap_err();
+        fail(1_000).unwrap();
     }
 
     proptest! {
