@@ -7,16 +7,24 @@
 
 /// What a character is to a tokenizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 enum Class {
     /// Before the first character.
     Nothing,
     Space,
+    LineEnd,
     Lower,
     Upper,
     Digit,
     Sign,
-    /// Two bytes in UTF-8: Latin with marks, Greek, Cyrillic, Hebrew, Arabic.
-    Two(u8),
+    /// Two bytes in UTF-8: Latin with the marks of Western Europe.
+    Western,
+    /// Greek, Hebrew.
+    Greek,
+    Cyrillic,
+    Arabic,
+    /// Latin with other marks, and all else of two bytes.
+    OtherTwo,
     /// Three bytes: most scripts of Asia.
     Three,
     /// Four bytes: emoji, rare scripts.
@@ -48,52 +56,116 @@ impl Default for Tally {
     }
 }
 
-/// The parts of a character of two bytes, by the first: tokenizers know some scripts better.
-const fn parts_of_two(lead: u8) -> u8 {
-    match lead {
-        // Latin with the marks of Western Europe.
-        0xc2..=0xc3 => 52,
-        // Greek, Hebrew.
-        0xce..=0xcf | 0xd7 => 62,
-        // Cyrillic.
-        0xd0..=0xd1 => 32,
-        // Arabic.
-        0xd8..=0xdb => 48,
-        // Latin with other marks, and all else.
-        _ => 100,
+impl Class {
+    const ALL: [Self; 15] = [
+        Self::Nothing,
+        Self::Space,
+        Self::LineEnd,
+        Self::Lower,
+        Self::Upper,
+        Self::Digit,
+        Self::Sign,
+        Self::Western,
+        Self::Greek,
+        Self::Cyrillic,
+        Self::Arabic,
+        Self::OtherTwo,
+        Self::Three,
+        Self::Four,
+        Self::Rest,
+    ];
+
+    const fn of(byte: u8) -> Self {
+        match byte {
+            b'\n' => Self::LineEnd,
+            b' ' | b'\t' | b'\r' => Self::Space,
+            b'a'..=b'z' => Self::Lower,
+            b'A'..=b'Z' => Self::Upper,
+            b'0'..=b'9' => Self::Digit,
+            0x80..=0xbf => Self::Rest,
+            0xc2..=0xc3 => Self::Western,
+            0xce..=0xcf | 0xd7 => Self::Greek,
+            0xd0..=0xd1 => Self::Cyrillic,
+            0xd8..=0xdb => Self::Arabic,
+            0xc0..=0xdf => Self::OtherTwo,
+            0xe0..=0xef => Self::Three,
+            0xf0..=0xff => Self::Four,
+            _ => Self::Sign,
+        }
+    }
+
+    /// What a character of this class costs after one of another. Tokenizers know some scripts better.
+    const fn parts_after(self, last: Self) -> u8 {
+        let begins = self as u8 != last as u8;
+        match self {
+            Self::Nothing | Self::Rest => 0,
+            // One space belongs to the word behind it; a line's end and indentation are a token.
+            Self::LineEnd => 32,
+            Self::Space if matches!(last, Self::LineEnd) || !begins => 6,
+            Self::Space => 2,
+            Self::Lower if matches!(last, Self::Upper) => 9,
+            Self::Lower if begins => 32,
+            Self::Lower => 11,
+            Self::Upper if begins => 34,
+            Self::Digit if begins => 58,
+            Self::Upper | Self::Digit => 24,
+            Self::Sign if begins => 48,
+            Self::Sign => 33,
+            Self::Western => 52,
+            Self::Greek => 62,
+            Self::Cyrillic => 32,
+            Self::Arabic => 48,
+            Self::OtherTwo => 100,
+            Self::Three => 80,
+            Self::Four => 160,
+        }
     }
 }
 
+/// By byte, and by last class and class: a prompt is read at a few instructions a byte.
+#[expect(clippy::indexing_slicing, reason = "at compile time, within bounds")]
+#[expect(clippy::cast_possible_truncation, reason = "below 256")]
 const CLASSES: [Class; 256] = {
-    let mut classes = [Class::Sign; 256];
+    let mut classes = [Class::Nothing; 256];
     let mut byte = 0;
     while byte < 256 {
-        #[expect(clippy::indexing_slicing, reason = "at compile time, within bounds")]
-        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
-        {
-            classes[byte] = match byte as u8 {
-                b' ' | b'\t' | b'\n' | b'\r' => Class::Space,
-                b'a'..=b'z' => Class::Lower,
-                b'A'..=b'Z' => Class::Upper,
-                b'0'..=b'9' => Class::Digit,
-                0x80..=0xbf => Class::Rest,
-                lead @ 0xc0..=0xdf => Class::Two(parts_of_two(lead)),
-                0xe0..=0xef => Class::Three,
-                0xf0..=0xff => Class::Four,
-                _ => Class::Sign,
-            };
-        }
+        classes[byte] = Class::of(byte as u8);
         byte += 1;
     }
     classes
+};
+#[expect(clippy::indexing_slicing, reason = "at compile time, within bounds")]
+const PARTS: [[u8; 16]; 16] = {
+    let mut parts = [[0; 16]; 16];
+    let mut last = 0;
+    while last < Class::ALL.len() {
+        let mut class = 0;
+        while class < Class::ALL.len() {
+            parts[last][class] = Class::ALL[class].parts_after(Class::ALL[last]);
+            class += 1;
+        }
+        last += 1;
+    }
+    parts
 };
 
 impl Tally {
     /// Counts on; a text may come in pieces.
     pub fn text(&mut self, text: &[u8]) {
+        let Self { mut parts, mut last, mut word } = *self;
         for byte in text {
-            self.byte(*byte);
+            let class = CLASSES.get(usize::from(*byte)).copied().unwrap_or(Class::Sign);
+            if class == Class::Rest {
+                continue;
+            }
+            let row = PARTS.get(last as usize & 15);
+            let cost = row.and_then(|row| row.get(class as usize & 15)).copied().unwrap_or(0);
+            let is_of_word = matches!(class, Class::Lower | Class::Upper | Class::Digit);
+            parts += if is_of_word && word > LONGEST_WORD { PARTS_OF_NO_WORD } else { cost.into() };
+            word = if is_of_word { word + 1 } else { 0 };
+            last = class;
         }
+        *self = Self { parts, last, word };
     }
 
     /// Adds what another text counted.
@@ -105,40 +177,6 @@ impl Tally {
     #[must_use]
     pub const fn tokens(&self) -> u64 {
         self.parts.div_ceil(TOKEN)
-    }
-
-    fn byte(&mut self, byte: u8) {
-        let class = CLASSES.get(usize::from(byte)).copied().unwrap_or(Class::Sign);
-        self.class(class, byte == b'\n');
-    }
-
-    fn class(&mut self, class: Class, is_line_end: bool) {
-        let begins = class != self.last;
-        let parts = match class {
-            Class::Nothing | Class::Rest => return,
-            // One space belongs to the word behind it; a line's end and indentation are a token.
-            Class::Space if is_line_end => 32,
-            Class::Space if begins => 2,
-            Class::Space => 6,
-            Class::Lower | Class::Upper | Class::Digit if self.word > LONGEST_WORD => {
-                PARTS_OF_NO_WORD
-            }
-            Class::Lower if self.last == Class::Upper => 9,
-            Class::Lower if begins => 32,
-            Class::Lower => 11,
-            Class::Upper if begins => 34,
-            Class::Digit if begins => 58,
-            Class::Upper | Class::Digit => 24,
-            Class::Sign if begins => 48,
-            Class::Sign => 33,
-            Class::Two(parts) => parts.into(),
-            Class::Three => 80,
-            Class::Four => 160,
-        };
-        let is_of_word = matches!(class, Class::Lower | Class::Upper | Class::Digit);
-        self.word = if is_of_word { self.word + 1 } else { 0 };
-        self.parts += parts;
-        self.last = class;
     }
 }
 
