@@ -7,6 +7,7 @@ use super::secrets::{Secrets, Striker};
 use crate::secret::Secret;
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -79,7 +80,7 @@ impl Input {
 
     fn show(&self, body: &[u8]) -> Shown {
         let striker = self.secrets.striker(self.presented.as_ref());
-        let mut parts = Parts::new(&striker);
+        let mut parts = Parts::new(&striker, media::may_be_in(body));
         let mut source = serde_json::Deserializer::from_slice(body);
         let read = (&mut source).deserialize_map(&mut parts).and_then(|()| source.end());
         if read.is_err() {
@@ -129,6 +130,8 @@ impl fmt::Debug for Input {
 struct Parts<'s> {
     /// Keys are struck out of a text before it is cut, or a part of one would stay.
     striker: &'s Striker<'s>,
+    /// Whether values must be looked through for media; if not, they are taken over as they stand.
+    may_hold_media: bool,
     /// Members that are input, as `"name":value` each, and where each value begins and ends.
     input: Vec<u8>,
     values: Vec<std::ops::Range<usize>>,
@@ -137,9 +140,15 @@ struct Parts<'s> {
 }
 
 impl<'s> Parts<'s> {
-    const fn new(striker: &'s Striker<'s>) -> Self {
-        let metadata = Vec::new();
-        Self { striker, input: Vec::new(), values: Vec::new(), parameters: Vec::new(), metadata }
+    const fn new(striker: &'s Striker<'s>, may_hold_media: bool) -> Self {
+        Self {
+            striker,
+            may_hold_media,
+            input: Vec::new(),
+            values: Vec::new(),
+            parameters: Vec::new(),
+            metadata: Vec::new(),
+        }
     }
 
     /// The one value there is, or an object of all.
@@ -159,7 +168,7 @@ impl<'s> Parts<'s> {
         quote(out, name);
         out.push(b':');
         let start = out.len();
-        map.next_value_seed(Scrub { out, place: Place::Any })?;
+        value(self.may_hold_media, out, map)?;
         self.values.push(start..self.input.len());
         Ok(())
     }
@@ -177,7 +186,7 @@ impl<'s> Parts<'s> {
         quote(out, &self.striker.clamp(name, MAX_METADATA_CHARS));
         out.push(b':');
         let start = out.len();
-        map.next_value_seed(Scrub { out, place: Place::Any })?;
+        value(self.may_hold_media, out, map)?;
         let length = out.len() - start;
         if begun + length.min(MAX_PARAMETER) > MAX_PARAMETERS {
             out.truncate(begun);
@@ -187,6 +196,20 @@ impl<'s> Parts<'s> {
         }
         Ok(())
     }
+}
+
+/// Writes the next value of a body, without its media.
+fn value<'de, A: MapAccess<'de>>(
+    may_hold_media: bool,
+    out: &mut Vec<u8>,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    if may_hold_media {
+        return map.next_value_seed(Scrub { out, place: Place::Any });
+    }
+    let raw: &RawValue = map.next_value()?;
+    out.extend_from_slice(raw.get().as_bytes());
+    Ok(())
 }
 
 impl<'de> Visitor<'de> for &mut Parts<'_> {
@@ -252,6 +275,22 @@ impl<'de> DeserializeSeed<'de> for Metadata<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::{any, prop, prop_assert, proptest};
+
+    #[test]
+    fn a_body_without_media_is_taken_over_as_it_stands() {
+        let messages = r#"[ {"role":"user", "content":"a \"quote\",\n1e400 and é"} ]"#;
+        let body = format!(r#"{{"messages": {messages}, "temperature": 1.0e0}}"#);
+        let plain = shown(&body, 1_000);
+        assert_eq!(
+            (plain.input.as_str(), plain.parameters.as_str()),
+            (messages, r#"{"temperature":1.0e0}"#)
+        );
+        // A key that escapes hide is found all the same.
+        for hidden in [r"sk-or\u002dupstream", r"sk-or-u\u0070stream"] {
+            let seen = shown(&format!(r#"{{"messages":[{{"content":"{hidden}"}}]}}"#), 1_000);
+            assert_eq!(seen.input, r#"[{"content":"[redacted]"}]"#);
+        }
+    }
 
     fn shown(body: &str, limit: usize) -> Shown {
         let body = Bytes::copy_from_slice(body.as_bytes());

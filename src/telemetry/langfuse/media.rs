@@ -1,11 +1,13 @@
 //! Which texts are media in base64, and the placeholder that stands for one.
 
+use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use memchr::memmem;
+use memchr::memmem::Finder;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 /// A bare run of base64 this long is media wherever it stands; shorter ones may be ids and hashes.
 const LONG_RUN: usize = 1_024;
@@ -14,6 +16,7 @@ const LOOKED_AT: usize = 256;
 /// Longest media type in front of `;base64,`.
 const MAX_TYPE: usize = 128;
 const BASE64: &str = ";base64,";
+static FIND_BASE64: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(BASE64));
 /// A multiple of four characters, decoded at once.
 const DECODED_AT_ONCE: usize = 64 << 10;
 
@@ -51,6 +54,16 @@ pub(super) fn strip(text: &str) -> Cow<'_, str> {
     }
     clean.push_str(text.get(from..).unwrap_or_default());
     Cow::Owned(clean)
+}
+
+/// Whether JSON may hold media, or spells a character by an escape that hides what it is: if not,
+/// it need not be written anew.
+pub(super) fn may_be_in(json: &[u8]) -> bool {
+    static SIGNS: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
+        AhoCorasick::new(["base64", r#"data""#, r#"b64_json""#, r"\u", r"\/"]).ok()
+    });
+    SIGNS.as_ref().is_none_or(|signs| signs.is_match(json))
+        || next_run(json, 0, json.len()).is_some()
 }
 
 /// What stands for media: its type, size and SHA-256, the last two of what the base64 stands for.
@@ -119,7 +132,7 @@ const fn is_base64(byte: u8) -> bool {
 fn next_uri(text: &str, from: usize) -> Option<(std::ops::Range<usize>, Option<&str>)> {
     let mut at = from;
     loop {
-        let mark = at + memmem::find(text.as_bytes().get(at..)?, BASE64.as_bytes())?;
+        let mark = at + FIND_BASE64.find(text.as_bytes().get(at..)?)?;
         let data = mark + BASE64.len();
         let before =
             text.get(text.floor_char_boundary(mark.saturating_sub(MAX_TYPE)).max(from)..mark);

@@ -4,6 +4,7 @@ use super::media;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Write as _;
 
 /// Where a value stands, as far as that says whether it is media.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +26,57 @@ pub(super) struct Scrub<'o, 'p> {
     pub(super) place: Place<'p>,
 }
 
-/// Writes a text as a JSON string.
+/// Writes a text as a JSON string: eight bytes at a time, since traces are mostly text.
 pub(super) fn quote(out: &mut Vec<u8>, text: &str) {
-    // Writing into memory does not fail.
-    drop(serde_json::to_writer(out, text));
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    while let Some((plain, [byte, after @ ..])) =
+        escaped(rest).and_then(|at| rest.split_at_checked(at))
+    {
+        out.extend_from_slice(plain);
+        out.push(b'\\');
+        match byte {
+            b'\n' => out.push(b'n'),
+            b'\r' => out.push(b'r'),
+            b'\t' => out.push(b't'),
+            0x08 => out.push(b'b'),
+            0x0c => out.push(b'f'),
+            // Writing into memory does not fail.
+            0..0x20 => drop(write!(out, "u{byte:04x}")),
+            _ => out.push(*byte),
+        }
+        rest = after;
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
+/// Where the first byte stands that cannot be in a JSON string as it is.
+fn escaped(text: &[u8]) -> Option<usize> {
+    let (words, rest) = text.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        let found = marks(u64::from_le_bytes(*word));
+        if found != 0 {
+            return Some(number * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\'))?;
+    Some(words.len() * 8 + at)
+}
+
+/// The high bit of each byte that is a quote, a backslash or a control character. Above the first of
+/// them bits may be wrong: a borrow goes upwards.
+const fn marks(word: u64) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    const fn zeros(word: u64) -> u64 {
+        word.wrapping_sub(ONES) & !word
+    }
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let quote = zeros(word ^ (ONES * b'"' as u64));
+    let backslash = zeros(word ^ (ONES * b'\\' as u64));
+    (control | quote | backslash) & HIGH
 }
 
 impl<'de> DeserializeSeed<'de> for Scrub<'_, '_> {
@@ -244,6 +292,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_text_is_quoted_as_serde_does(text in r#"[a-zé漢\x00-\x1f"\\\x7f]{0,40}"#) {
+            let mut out = Vec::new();
+            quote(&mut out, &text);
+            prop_assert_eq!(out, serde_json::to_vec(&text).unwrap());
+        }
+
         #[test]
         fn without_media_a_document_stays_what_it_was(value in value()) {
             let clean = scrubbed(&json!([value]).to_string());
