@@ -152,20 +152,34 @@ const PARTS: [[u8; 16]; 16] = {
 impl Tally {
     /// Counts on; a text may come in pieces.
     pub fn text(&mut self, text: &[u8]) {
-        let Self { mut parts, mut last, mut word } = *self;
-        for byte in text {
-            let class = CLASSES.get(usize::from(*byte)).copied().unwrap_or(Class::Sign);
-            if class == Class::Rest {
-                continue;
+        let (words, rest) = text.as_chunks::<8>();
+        for word in words {
+            // A branch a byte would be guessed wrong at every other one.
+            if word.is_ascii() {
+                word.iter().for_each(|byte| self.ascii(*byte));
+            } else {
+                word.iter().for_each(|byte| self.byte(*byte));
             }
-            let row = PARTS.get(last as usize & 15);
-            let cost = row.and_then(|row| row.get(class as usize & 15)).copied().unwrap_or(0);
-            let is_of_word = matches!(class, Class::Lower | Class::Upper | Class::Digit);
-            parts += if is_of_word && word > LONGEST_WORD { PARTS_OF_NO_WORD } else { cost.into() };
-            word = if is_of_word { word + 1 } else { 0 };
-            last = class;
         }
-        *self = Self { parts, last, word };
+        rest.iter().for_each(|byte| self.byte(*byte));
+    }
+
+    fn byte(&mut self, byte: u8) {
+        if !matches!(byte, 0x80..=0xbf) {
+            self.ascii(byte);
+        }
+    }
+
+    /// Counts the first byte of a character, without a branch.
+    fn ascii(&mut self, byte: u8) {
+        let class = CLASSES.get(usize::from(byte)).copied().unwrap_or(Class::Sign);
+        let row = PARTS.get(self.last as usize & 15).unwrap_or(&[0; 16]);
+        let cost = u64::from(row.get(class as usize & 15).copied().unwrap_or(0));
+        let is_of_word = matches!(class, Class::Lower | Class::Upper | Class::Digit);
+        self.word = (self.word + 1) & 0_u64.wrapping_sub(is_of_word.into());
+        let is_too_long = 0_u64.wrapping_sub((self.word > LONGEST_WORD + 1).into());
+        self.parts += (cost & !is_too_long) | (PARTS_OF_NO_WORD & is_too_long);
+        self.last = class;
     }
 
     /// Adds what another text counted.

@@ -15,17 +15,22 @@ impl fmt::Display for Timestamp {
             .ok()
             .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
             .unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-            utc.year(),
-            u8::from(utc.month()),
-            utc.day(),
-            utc.hour(),
-            utc.minute(),
-            utc.second(),
-            since.subsec_micros()
-        )
+        // Written once a line and a trace; the general way takes ten times as long.
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let mut put = |end: usize, count: usize, mut number: u32| {
+            for digit in text.iter_mut().take(end).rev().take(count) {
+                *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+                number /= 10;
+            }
+        };
+        put(4, 4, utc.year().unsigned_abs());
+        put(7, 2, u8::from(utc.month()).into());
+        put(10, 2, utc.day().into());
+        put(13, 2, utc.hour().into());
+        put(16, 2, utc.minute().into());
+        put(19, 2, utc.second().into());
+        put(26, 6, since.subsec_micros());
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

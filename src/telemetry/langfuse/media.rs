@@ -1,6 +1,5 @@
 //! Which texts are media in base64, and the placeholder that stands for one.
 
-use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -59,10 +58,11 @@ pub(super) fn strip(text: &str) -> Cow<'_, str> {
 /// Whether JSON may hold media, or spells a character by an escape that hides what it is: if not,
 /// it need not be written anew.
 pub(super) fn may_be_in(json: &[u8]) -> bool {
-    static SIGNS: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
-        AhoCorasick::new(["base64", r#"data""#, r#"b64_json""#, r"\u", r"\/"]).ok()
-    });
-    SIGNS.as_ref().is_none_or(|signs| signs.is_match(json))
+    static SIGNS: LazyLock<[Finder<'static>; 3]> =
+        LazyLock::new(|| ["base64", r#"data""#, r#"b64_json""#].map(Finder::new));
+    let hides = |at: usize| matches!(json.get(at + 1), Some(b'u' | b'/'));
+    SIGNS.iter().any(|sign| sign.find(json).is_some())
+        || memchr::memchr_iter(b'\\', json).any(hides)
         || next_run(json, 0, json.len()).is_some()
 }
 

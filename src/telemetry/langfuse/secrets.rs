@@ -196,10 +196,10 @@ fn forms(key: &str) -> Vec<String> {
     let mut forms = vec![key.to_owned()];
     for _ in 0..2 {
         let last = forms.last().map(String::as_str).unwrap_or_default();
-        let escaped = last.replace('\\', "\\\\").replace('"', "\\\"");
-        if escaped != last {
-            forms.push(escaped);
+        if !last.contains(['"', '\\']) {
+            break;
         }
+        forms.push(last.replace('\\', "\\\\").replace('"', "\\\""));
     }
     forms
 }
