@@ -515,7 +515,15 @@ fn only_the_attempt_that_answered_is_billed() {
         .map(|span| otlp::attribute(span, "langfuse.observation.cost_details"))
         .collect();
     let zero = Some("{\"total\":0.0}".to_owned());
-    assert_eq!(costs, [None, zero.clone(), zero, Some("{\"total\":0.0008212}".to_owned())]);
+    assert_eq!(
+        costs,
+        [
+            None,
+            zero.clone(),
+            zero,
+            Some(r#"{"input":0.0003512,"output":0.00047,"total":0.0008212}"#.to_owned())
+        ]
+    );
 }
 
 #[test]
@@ -554,6 +562,9 @@ fn the_linter_finds_every_fault() {
             put(span, "langfuse.observation.usage_details", r#"{"input":1.5,"total":1.5}"#);
         }),
         ("total", |span| put(span, "langfuse.observation.cost_details", r#"{"input":1}"#)),
+        ("add up", |span| {
+            put(span, "langfuse.observation.cost_details", r#"{"input":1,"total":2}"#);
+        }),
         ("missing", |span| at(span, "langfuse.observation.cost_details")["key"] = "x".into()),
         ("outside", |span| put(span, "langfuse.observation.type", "span")),
         ("no JSON object", |span| put(span, "langfuse.observation.model.parameters", "[]")),

@@ -122,6 +122,8 @@ struct Money {
 #[derive(Debug, Default, Clone)]
 struct CostDetails {
     upstream: Amount,
+    input: Amount,
+    output: Amount,
 }
 
 /// `prompt_tokens_details`.
@@ -163,6 +165,11 @@ impl OpenAiCounts {
     /// US dollars in all, where the upstream says so.
     pub(super) fn cost_usd(&self) -> Option<f64> {
         self.money.usd()
+    }
+
+    /// US dollars for input and for output, where it says so; not always all there is.
+    pub(super) fn cost_parts(&self) -> Option<(f64, f64)> {
+        self.money.parts()
     }
 }
 
@@ -207,6 +214,11 @@ impl AnthropicCounts {
     pub(super) fn cost_usd(&self) -> Option<f64> {
         self.money.usd()
     }
+
+    /// US dollars for input and for output, where it says so; not always all there is.
+    pub(super) fn cost_parts(&self) -> Option<(f64, f64)> {
+        self.money.parts()
+    }
 }
 
 impl Money {
@@ -218,6 +230,11 @@ impl Money {
             Some(upstream) if self.is_byok.0 => Some(cost.unwrap_or_default() + upstream),
             Some(_) | None => cost,
         }
+    }
+
+    /// For input and for output.
+    fn parts(&self) -> Option<(f64, f64)> {
+        self.details.input.0.zip(self.details.output.0)
     }
 
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
@@ -264,6 +281,12 @@ impl Lenient for CostDetails {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
             "upstream_inference_cost" => read(map, &mut self.upstream),
+            "upstream_inference_prompt_cost" | "upstream_inference_input_cost" => {
+                read(map, &mut self.input)
+            }
+            "upstream_inference_completions_cost" | "upstream_inference_output_cost" => {
+                read(map, &mut self.output)
+            }
             _ => skip(map),
         }
     }
@@ -381,6 +404,22 @@ mod tests {
         assert_eq!(cost(r#"{"cost":-1}"#), None);
         assert_eq!(cost(r#"{"cost":0}"#), Some(0.0));
         assert_eq!(cost(r#"{"cost_details":{"upstream_inference_cost":2}}"#), None);
+    }
+
+    #[test]
+    fn the_parts_of_a_cost_have_two_names() {
+        let mut counts = OpenAiCounts::default();
+        let chat = r#"{"cost_details":{"upstream_inference_prompt_cost":0.25,"upstream_inference_completions_cost":0.5}}"#;
+        read_document(chat.as_bytes(), &mut counts).unwrap();
+        assert_eq!(counts.cost_parts(), Some((0.25, 0.5)));
+        let mut counts = AnthropicCounts::default();
+        let responses = r#"{"cost_details":{"upstream_inference_input_cost":1,"upstream_inference_output_cost":2}}"#;
+        read_document(responses.as_bytes(), &mut counts).unwrap();
+        assert_eq!(counts.cost_parts(), Some((1.0, 2.0)));
+        let mut counts = OpenAiCounts::default();
+        let half = r#"{"cost_details":{"upstream_inference_input_cost":1}}"#;
+        read_document(half.as_bytes(), &mut counts).unwrap();
+        assert_eq!(counts.cost_parts(), None);
     }
 
     #[test]

@@ -97,7 +97,10 @@ async fn one_trace_joins_caller_log_and_upstream() {
         r#"{"role":"assistant","content":"High water is at 06:12 — 🌊.","reasoning":"Checking the","finish_reason":"stop"}"#
     );
     assert!(get(&span, INPUT).contains("role"));
-    assert_eq!(get(&span, "langfuse.observation.cost_details"), r#"{"total":0.0008212}"#);
+    assert_eq!(
+        get(&span, "langfuse.observation.cost_details"),
+        r#"{"input":0.0003512,"output":0.00047,"total":0.0008212}"#
+    );
     assert!(!get(&span, "langfuse.observation.completion_start_time").is_empty());
 }
 

@@ -107,7 +107,8 @@ impl Reply {
         notes.transcribe(self.said);
         notes.names(self.id.0, self.model.0);
         notes.counts.merge(&self.counts);
-        notes.bill(notes.counts.usage(), notes.counts.cost_usd());
+        let counts = &notes.counts;
+        notes.bill(counts.usage(), counts.cost_usd(), counts.cost_parts());
         notes.fault(self.error.fault());
         let finish = self.stop_reason.0.map(|reason| {
             match reason.as_str() {

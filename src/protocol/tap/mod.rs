@@ -31,6 +31,8 @@ pub struct Reading {
     pub usage: Option<Usage>,
     /// US dollars, as the upstream counted them.
     pub upstream_cost_usd: Option<f64>,
+    /// Of those, for input and for output, as far as it said; they need not be all of it.
+    pub upstream_cost_parts: Option<(f64, f64)>,
     /// Why it ended, in OpenAI's words where there is one: `stop`, `length`, `tool_calls`,
     /// `content_filter`, `error`; else the upstream's own word.
     pub finish: Option<String>,
@@ -281,10 +283,11 @@ impl Notes {
     }
 
     /// Keeps the last counts; Groq sends them twice.
-    fn bill(&mut self, usage: Option<Usage>, cost_usd: Option<f64>) {
+    fn bill(&mut self, usage: Option<Usage>, cost_usd: Option<f64>, parts: Option<(f64, f64)>) {
         let reading = &mut self.reading;
         reading.usage = usage.or(reading.usage);
         reading.upstream_cost_usd = cost_usd.or(reading.upstream_cost_usd);
+        reading.upstream_cost_parts = parts.or(reading.upstream_cost_parts);
     }
 
     fn count(&mut self, produced: &produced::Produced) {

@@ -89,6 +89,7 @@ impl Reply {
         notes.bill(
             counts.usage().or_else(|| self.groq.counts.usage()),
             counts.cost_usd().or_else(|| self.groq.counts.cost_usd()),
+            counts.cost_parts(),
         );
     }
 }

@@ -133,7 +133,7 @@ impl Reply {
     pub(super) fn note(self, notes: &mut Notes) {
         notes.transcribe(self.said);
         notes.names(self.id.0, self.model.0);
-        notes.bill(self.counts.usage(), self.counts.cost_usd());
+        notes.bill(self.counts.usage(), self.counts.cost_usd(), self.counts.cost_parts());
         notes.has_tool_call |= self.output.is_tool_call;
         notes.fault(self.error.fault());
         let finish = match self.status.0.as_deref() {

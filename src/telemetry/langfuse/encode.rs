@@ -238,7 +238,9 @@ impl Encoder<'_> {
         let cost = cost.unwrap_or(Cost { usd: 0.0, source: CostSource::None });
         let usd = if cost.usd.is_finite() { cost.usd.max(0.0) } else { 0.0 };
         span.long("langfuse.observation.usage_details", &usage_details(usage));
-        span.long("langfuse.observation.cost_details", &format!(r#"{{"total":{usd:?}}}"#));
+        let parts = self.trace.reading.upstream_cost_parts;
+        let parts = parts.filter(|_| cost.source == CostSource::Upstream);
+        span.long("langfuse.observation.cost_details", &cost_details(usd, parts));
         span.short("langfuse.observation.metadata.cost_source", cost.source.as_str());
         if self.to.kind == DestinationKind::Otlp {
             semconv::usage(span, usage, usd);
@@ -281,6 +283,18 @@ const GENERATION: &str = "generation";
 
 fn moment(at: SystemTime) -> String {
     Timestamp(at).to_string()
+}
+
+/// Dollars in all; and for input and output, where these are all: Langfuse adds up what it is told.
+fn cost_details(usd: f64, parts: Option<(f64, f64)>) -> String {
+    /// Of a sum of two figures that are written with a few digits.
+    const ROUNDING: f64 = 1e-6;
+    match parts {
+        Some((input, output)) if (input + output - usd).abs() <= usd * ROUNDING => {
+            format!(r#"{{"input":{input:?},"output":{output:?},"total":{usd:?}}}"#)
+        }
+        Some(_) | None => format!(r#"{{"total":{usd:?}}}"#),
+    }
 }
 
 /// Tokens in disjoint buckets and their sum, by the names Langfuse has prices for.

@@ -12,10 +12,19 @@ use std::sync::LazyLock;
 const LONG_RUN: usize = 1_024;
 /// How far into a run its kinds of characters are looked at.
 const LOOKED_AT: usize = 256;
+/// A line of base64 is full from this length on: mail has 76, PEM 64.
+const FULL_LINE: usize = 60;
+/// How a line ends, also in the text of JSON that is not read as such.
+const LINE_ENDS: [&[u8]; 4] = [b"\r\n", b"\n", b"\\r\\n", b"\\n"];
+/// A slash as JSON may escape it.
+const SLASH: &[u8] = b"\\/";
+/// Shorter words after `;base64,` and a blank are no media.
+const LEAST_AFTER_BLANK: usize = 16;
 /// Longest media type in front of `;base64,`.
 const MAX_TYPE: usize = 128;
 const BASE64: &str = ";base64,";
 static FIND_BASE64: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(BASE64));
+const UNKNOWN: &str = "application/octet-stream";
 /// A multiple of four characters, decoded at once.
 const DECODED_AT_ONCE: usize = 64 << 10;
 
@@ -78,6 +87,14 @@ pub(super) fn placeholder(base64: &str, kind: Option<&str>) -> String {
     }
 }
 
+/// Whether a text that may be media in base64, or anything else, is.
+pub(super) fn is_media(text: &str) -> bool {
+    let is_packed = !text.contains(' ') && text.trim_ascii_end().len() >= 4;
+    is_packed
+        && (sniff(text) != UNKNOWN || standard(text).len().is_multiple_of(4))
+        && digest(text).is_some()
+}
+
 type Digested = sha2::digest::Output<Sha256>;
 
 fn digest(base64: &str) -> Option<(usize, Digested)> {
@@ -95,16 +112,23 @@ fn digest(base64: &str) -> Option<(usize, Digested)> {
     Some((bytes, sha.finalize()))
 }
 
-/// The same in the standard alphabet, without white space.
+/// The same in the standard alphabet, without white space and without the escapes of JSON.
 fn standard(base64: &str) -> String {
-    let chars = base64.chars().filter(|c| !c.is_ascii_whitespace());
-    chars
-        .map(|c| match c {
-            '-' => '+',
-            '_' => '/',
-            other => other,
-        })
-        .collect()
+    let mut plain = String::with_capacity(base64.len());
+    let mut chars = base64.chars().filter(|c| !c.is_ascii_whitespace());
+    while let Some(c) = chars.next() {
+        match c {
+            '-' => plain.push('+'),
+            '_' => plain.push('/'),
+            '\\' => match chars.next() {
+                Some('n' | 'r' | 't') | None => {}
+                // No base64, unless it is the slash.
+                Some(other) => plain.push(other),
+            },
+            other => plain.push(other),
+        }
+    }
+    plain
 }
 
 /// The media type by the first characters, which are those of a file's magic number.
@@ -120,8 +144,9 @@ fn sniff(base64: &str) -> &'static str {
         ("ZkxhQw", "audio/flac"),
         ("UklGR", "audio/wav"),
     ];
-    let found = MAGIC.iter().find(|(magic, _)| base64.starts_with(magic));
-    found.map_or("application/octet-stream", |(_, kind)| kind)
+    let begun = base64.trim_ascii_start();
+    let found = MAGIC.iter().find(|(magic, _)| begun.starts_with(magic));
+    found.map_or(UNKNOWN, |(_, kind)| kind)
 }
 
 const fn is_base64(byte: u8) -> bool {
@@ -139,12 +164,74 @@ fn next_uri(text: &str, from: usize) -> Option<(std::ops::Range<usize>, Option<&
         if let Some((_, kind)) = before.and_then(|before| before.rsplit_once("data:"))
             && !kind.contains(|c: char| c.is_whitespace() || c == '"')
         {
-            let run = text.as_bytes().get(data..)?.iter().take_while(|byte| is_base64(**byte));
             let start = mark - kind.len() - "data:".len();
             let kind = kind.split(';').next();
-            return Some((start..data + run.count(), kind));
+            return Some((start..data + data_length(text.as_bytes().get(data..)?), kind));
         }
         at = data;
+    }
+}
+
+/// How far the data of a data URI reach: some senders put white space before them.
+fn data_length(data: &[u8]) -> usize {
+    let blank = data.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+    match run_length(data.get(blank..).unwrap_or_default()) {
+        run if blank > 0 && run < LEAST_AFTER_BLANK => 0,
+        run => blank + run,
+    }
+}
+
+/// How far a run of base64 reaches: on the next line, where it has filled one, as it is wrapped in
+/// mail and PEM; and, in the text of JSON, over the escapes of a slash and of a line's end.
+fn run_length(text: &[u8]) -> usize {
+    let (mut end, mut line) = (0, 0);
+    loop {
+        let rest = text.get(end..).unwrap_or_default();
+        let plain = rest.iter().take_while(|byte| is_base64(**byte)).count();
+        (end, line) = (end + plain, line + plain);
+        let rest = rest.get(plain..).unwrap_or_default();
+        if rest.starts_with(SLASH) {
+            (end, line) = (end + SLASH.len(), line + 1);
+            continue;
+        }
+        let Some(over) = LINE_ENDS.iter().find(|line_end| rest.starts_with(line_end)) else {
+            return end;
+        };
+        if line < FULL_LINE || !rest.get(over.len()).is_some_and(|byte| is_base64(*byte)) {
+            return end;
+        }
+        (end, line) = (end + over.len(), 0);
+    }
+}
+
+/// Where the run begins that `at` stands in, at `from` or after it.
+fn run_start(text: &[u8], from: usize, at: usize) -> usize {
+    let before = |end: usize| {
+        let head = text.get(from..end).unwrap_or_default();
+        end - head.iter().rev().take_while(|byte| is_base64(**byte)).count()
+    };
+    let mut start = before(at);
+    loop {
+        let head = text.get(from..start).unwrap_or_default();
+        let escape = |letter: u8| head.ends_with(b"\\") && text.get(start) == Some(&letter);
+        if escape(b'/') {
+            start = before(start - 1);
+            continue;
+        }
+        // The letter of an escape was taken for one of the run.
+        let is_escaped = escape(b'n');
+        let line = if is_escaped { start + 1 } else { start };
+        let end = match LINE_ENDS.iter().find(|line_end| head.ends_with(line_end)) {
+            Some(over) => start - over.len(),
+            None if is_escaped && head.ends_with(b"\\r\\") => start - 3,
+            None if is_escaped => start - 1,
+            None => return line,
+        };
+        let previous = before(end);
+        if end - previous < FULL_LINE {
+            return line;
+        }
+        start = previous;
     }
 }
 
@@ -157,9 +244,8 @@ fn next_run(text: &[u8], from: usize, to: usize) -> Option<std::ops::Range<usize
             at += LONG_RUN / 2;
             continue;
         }
-        let before = text.get(from..at)?.iter().rev().take_while(|byte| is_base64(**byte)).count();
-        let after = text.get(at..)?.iter().take_while(|byte| is_base64(**byte)).count();
-        let run = at - before..at + after;
+        let start = run_start(text, from, at);
+        let run = start..start + run_length(text.get(start..)?);
         if run.len() >= LONG_RUN && is_mixed(text.get(run.clone())?) {
             return Some(run);
         }
@@ -228,6 +314,52 @@ mod tests {
         {
             assert_eq!(strip(&text), text);
         }
+    }
+
+    /// In lines of so many characters.
+    fn wrapped(base64: &str, line: usize, end: &str) -> String {
+        let lines: Vec<_> = base64.as_bytes().chunks(line).map(String::from_utf8_lossy).collect();
+        lines.join(end)
+    }
+
+    #[test]
+    fn media_that_are_wrapped_or_escaped_go_whole() {
+        for (line, end) in [(76, "\n"), (76, "\r\n"), (64, "\n"), (76, r"\n"), (76, r"\r\n")] {
+            for length in [100, 1_000, 5_000] {
+                let base64 = wrapped(&encoded(length), line, end);
+                let text = format!("a data:image/png;base64,{base64} and on");
+                let clean =
+                    format!("a [image/png, {length} bytes, sha256 {}] and on", hash(length));
+                assert_eq!(strip(&text), clean, "{line} {end:?}");
+            }
+            for before in [0, 1, 700] {
+                let base64 = wrapped(&encoded(3_000), line, end);
+                let text = format!("{}{end}{base64}{end}after", "x ".repeat(before));
+                let clean = strip(&text).into_owned();
+                assert!(clean.contains(&hash(3_000)), "{line} {end:?} {before}: {clean}");
+                assert!(clean.len() < 2 * before + 140, "{clean}");
+            }
+        }
+        let escaped = encoded(5_000).replace('/', r"\/");
+        let clean = strip(&format!("data:image/png;base64,{escaped}\"")).into_owned();
+        assert_eq!(clean, format!("[image/png, 5000 bytes, sha256 {}]\"", hash(5_000)));
+        let clean = strip(&format!("{{\"b64\":\"{escaped}\"}}")).into_owned();
+        assert!(clean.contains(&hash(5_000)) && clean.starts_with("{\"b64\":\"["), "{clean}");
+        let blank = strip("data:image/png;base64, iVBORw0KGgoAAAANSUhEUg== !").into_owned();
+        assert!(blank.starts_with("[image/png, 16 bytes") && blank.ends_with(" !"), "{blank}");
+    }
+
+    #[test]
+    fn words_beside_media_stay() {
+        for (text, clean) in [
+            ("data:a/b;base64,AAAA\nand on", "\nand on"),
+            ("data:a/b;base64,AAAA\\nand on", "\\nand on"),
+            ("say data:a/b;base64, then the rest", " then the rest"),
+        ] {
+            assert!(strip(text).ends_with(clean), "{}", strip(text));
+        }
+        let hashes = format!("{}\n", "0123456789abcdef".repeat(4)).repeat(90);
+        assert_eq!(strip(&hashes), hashes);
     }
 
     #[test]

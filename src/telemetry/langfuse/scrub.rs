@@ -16,6 +16,8 @@ pub(super) enum Place<'p> {
     Holder(&'p str),
     /// Media in base64, whatever it looks like; the type that stood before it, if one did.
     Media(&'p str, Option<&'p str>),
+    /// Media, unless it cannot be: what it is has not been said yet.
+    Unsaid,
 }
 
 /// One JSON value on its way into `out`.
@@ -128,7 +130,8 @@ impl<'de> Visitor<'de> for Scrub<'_, '_> {
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         let clean = match self.place {
             Place::Media(family, kind) if !is_address(text) => Cow::Owned(bare(text, family, kind)),
-            Place::Any | Place::Holder(_) | Place::Media(..) => media::strip(text),
+            Place::Unsaid if media::is_media(text) => Cow::Owned(bare(text, "", None)),
+            Place::Any | Place::Holder(_) | Place::Media(..) | Place::Unsaid => media::strip(text),
         };
         quote(self.out, &clean);
         Ok(())
@@ -156,22 +159,23 @@ impl<'de> Visitor<'de> for Scrub<'_, '_> {
         let Self { out, place } = self;
         out.push(b'{');
         let mut is_first = true;
-        // What the object has said so far of the type of its media.
-        let mut kind: Option<String> = None;
+        // What the object has said so far of the type of its media, and of the form they are in.
+        let (mut kind, mut form): (Option<String>, Option<String>) = (None, None);
         while let Some(name) = members.next_key::<Cow<'de, str>>()? {
             if !std::mem::replace(&mut is_first, false) {
                 out.push(b',');
             }
             quote(out, &media::strip(&name));
             out.push(b':');
-            let inner = inner(place, &name, kind.as_deref());
+            let inner = inner(place, &name, (kind.as_deref(), form.as_deref()));
             let start = out.len();
             members.next_value_seed(Scrub { out, place: inner })?;
-            if matches!(place, Place::Holder(_))
-                && matches!(&*name, "format" | "media_type" | "mime_type")
-            {
-                kind = out.get(start..).and_then(|json| serde_json::from_slice(json).ok());
-            }
+            let said = match (place, &*name) {
+                (Place::Holder(_), "format" | "media_type" | "mime_type") => &mut kind,
+                (Place::Holder(_), "type") => &mut form,
+                _ => continue,
+            };
+            *said = out.get(start..).and_then(|json| serde_json::from_slice(json).ok());
         }
         out.push(b'}');
         Ok(())
@@ -179,8 +183,20 @@ impl<'de> Visitor<'de> for Scrub<'_, '_> {
 }
 
 /// Where a member of an object stands.
-fn inner<'p>(place: Place<'_>, name: &str, kind: Option<&'p str>) -> Place<'p> {
+fn inner<'p>(
+    place: Place<'_>,
+    name: &str,
+    (kind, form): (Option<&'p str>, Option<&str>),
+) -> Place<'p> {
     match (place, name) {
+        (Place::Holder(""), "data") => match (form, kind) {
+            (Some("base64"), _) => Place::Media("", kind),
+            // Anthropic's documents may be text.
+            (Some(_), _) => Place::Any,
+            (None, Some(kind)) if kind.starts_with("text/") => Place::Any,
+            (None, Some(_)) => Place::Media("", kind),
+            (None, None) => Place::Unsaid,
+        },
         (Place::Holder(family), "data") => Place::Media(static_family(family), kind),
         (_, "input_audio" | "audio") => Place::Holder("audio"),
         (_, "source" | "inline_data" | "inlineData") => Place::Holder(""),
@@ -253,8 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_ordinary_data_stay() {
+    fn addresses_texts_and_ordinary_data_stay() {
         for json in [
+            r#"{"source":{"type":"text","media_type":"text/plain","data":"The grass is green."}}"#,
+            r#"{"source":{"data":"The grass is green","type":"text","media_type":"text/plain"}}"#,
+            r#"{"source":{"media_type":"text/markdown","data":"Grass"}}"#,
             r#"{"image_url":{"url":"https://example.com/a.png"}}"#,
             r#"{"source":{"type":"url","data":"https://example.com/a.png"}}"#,
             r#"{"metadata":{"data":"AAAA"},"source":"AAAA"}"#,

@@ -221,8 +221,14 @@ fn usage_fault(usage: Option<&str>) -> Option<String> {
 fn cost_fault(cost: Option<&str>) -> Option<String> {
     let Some(cost) = cost else { return Some("cost_details are missing".to_owned()) };
     let read = serde_json::from_str::<BTreeMap<String, f64>>(cost);
-    let has_total = read.is_ok_and(|parts| {
+    let has_total = read.as_ref().is_ok_and(|parts| {
         parts.contains_key("total") && parts.values().all(|dollars| *dollars >= 0.0)
     });
-    (!has_total).then(|| "cost_details are not dollars with a total".to_owned())
+    if !has_total {
+        return Some("cost_details are not dollars with a total".to_owned());
+    }
+    let parts = read.unwrap_or_default();
+    let sum: f64 = parts.iter().filter(|(name, _)| *name != "total").map(|(_, usd)| usd).sum();
+    let adds_up = parts.len() == 1 || (sum - parts["total"]).abs() < 1e-9;
+    (!adds_up).then(|| format!("cost_details add up to {sum}"))
 }
