@@ -116,23 +116,64 @@ async fn calls_are_delivered_and_told() {
     gateway.metric_becomes("cirque_langfuse_backlog", &[], 0.0).await;
 }
 
-#[tokio::test]
-async fn ten_thousand_calls_wait_for_a_langfuse_that_is_away() {
-    const CALLS: usize = 10_000;
-    let (_origin, port, _, gateway) = started_without().await;
-    calls(&gateway, 100).await;
+/// By how many bytes the process grows over these calls, once it has made a few.
+async fn growth(gateway: &Gateway, count: usize) -> u64 {
+    const FIRST: usize = 100;
+    calls(gateway, FIRST).await;
     let before = gateway.process.resident_bytes();
-    calls(&gateway, CALLS - 100).await;
+    calls(gateway, count - FIRST).await;
+    gateway.process.resident_bytes().saturating_sub(before)
+}
+
+#[tokio::test]
+async fn ten_thousand_calls_around_a_crash_wait_for_a_langfuse_that_is_away() {
+    const CALLS: usize = 10_000;
+    const MOST_GROWTH: u64 = 32 << 20;
+    let (_origin, port, config, gateway) = started_without().await;
+    let grown = growth(&gateway, CALLS / 2).await;
+    assert!(grown < MOST_GROWTH, "memory has grown by {grown} bytes");
+    // The promise itself, not a wait for something.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let gateway = Gateway::start_in(gateway.process.kill(), &config).await;
+    told(&gateway, "the backlog of before", |s| s["backlog"] == CALLS / 2).await;
+    let grown = growth(&gateway, CALLS / 2).await;
+    assert!(grown < MOST_GROWTH, "memory has grown by {grown} bytes");
     let status = told(&gateway, "all of them in the backlog", |s| s["backlog"] == CALLS).await;
     assert_eq!((&status["state"], &status["dropped"]), (&json!("retrying"), &json!(0)));
     assert_eq!(status["last_error"]["what"], "no connection");
-    let grown = gateway.process.resident_bytes().saturating_sub(before);
-    assert!(grown < 32 << 20, "memory has grown by {grown} bytes");
+    assert!(status["lag_seconds"].as_f64().is_some_and(|lag| lag > 0.1), "{status}");
 
     let langfuse = Langfuse::at(port);
     langfuse.has(CALLS).await;
     told(&gateway, "an empty backlog", |s| s["backlog"] == 0 && s["state"] == "ok").await;
     langfuse.assert_sound();
+}
+
+#[tokio::test]
+async fn two_exports_at_most_are_under_way() {
+    // Of 400 each.
+    const EXPORTS: usize = 6;
+    let (_origin, port, config, gateway) = started_without().await;
+    calls(&gateway, EXPORTS * 400).await;
+    told(&gateway, "the backlog", |status| status["backlog"] == EXPORTS * 400).await;
+    let folder = gateway.process.kill();
+    let (langfuse, gates) = (Langfuse::at(port), [(); EXPORTS].map(|()| Gate::new()));
+    for gate in &gates {
+        langfuse.next_accepted(Reply::json(200, &json!({})).after(gate));
+    }
+    let gateway = Gateway::start_in(folder, &config).await;
+    for (done, gate) in gates.iter().enumerate() {
+        let most = EXPORTS.min(done + 2);
+        let has_come = || async { (langfuse.arrived() >= most).then_some(()) };
+        eventually(&format!("export {most}"), has_come).await;
+        // A third would be there by now.
+        for _ in 0..5 {
+            gateway.status().await;
+        }
+        assert_eq!(langfuse.arrived(), most);
+        gate.open();
+    }
+    langfuse.has(EXPORTS * 400).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The one thread that turns traces into records and writes them: off every request's path.
 
-use super::spool::append::{Appender, Flushed, Pushed};
+use super::spool::append::{Appender, Flushed};
 use super::state::Reason;
 use super::{Delivery, Held, Outlet};
 use crate::telemetry::langfuse::{Trace, encode};
@@ -140,9 +140,9 @@ fn push(outlet: &Outlet, appender: &mut Appender, record: &[u8], finished_ms: u6
     if record.is_empty() {
         return;
     }
-    if appender.push(finished_ms, record) == Pushed::Full {
-        outlet.state.add_dropped(Reason::Memory, 1);
-    }
+    let mut flushed = Flushed::default();
+    appender.push(finished_ms, record, &mut flushed);
+    count(outlet, flushed);
     if appender.is_worth_a_write() && !outlet.state.is_disk_bad() {
         flush(outlet, appender);
     }
@@ -167,6 +167,7 @@ fn count(outlet: &Outlet, flushed: Flushed) {
         outlet.state.add_spooled(flushed.written);
     }
     outlet.state.add_dropped(Reason::Room, flushed.dropped);
+    outlet.state.add_dropped(Reason::Memory, flushed.overflown);
 }
 
 /// Notes whether the spool can be used; told when that changes.

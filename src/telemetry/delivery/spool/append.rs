@@ -4,15 +4,17 @@ use super::record::{self, BLANK};
 use super::{LEAP, Segment, Spool, folder, lock};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Written with one call at most, in bytes; a longer record goes alone.
 const CHUNK: usize = 256 << 10;
-/// Bound on records that could not be written, in bytes; further ones are dropped and counted.
+/// Bound on records that could not be written, in bytes; beyond it the oldest are dropped and counted.
 const MAX_PENDING: usize = 16 << 20;
+/// Dropped at once, in bytes: taking from the front moves all that stays.
+const DROPPED_AT_ONCE: usize = 1 << 20;
 
 /// Writes to one spool; there is one for each.
 pub struct Appender {
@@ -22,6 +24,8 @@ pub struct Appender {
     /// Length of each, and when its call finished in milliseconds since 1970.
     waiting: VecDeque<(usize, u64)>,
     active: Option<Active>,
+    /// The disk was full when it was last tried, and dropping what is on it may make room.
+    may_drop: bool,
 }
 
 struct Active {
@@ -31,39 +35,71 @@ struct Active {
     is_unsynced: bool,
 }
 
-/// What became of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
-    /// It will be written.
-    Kept,
-    /// There is no room: the disk does not take what came before.
-    Full,
-}
-
 /// What a flush did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flushed {
     /// Records written.
     pub written: u64,
-    /// Records deleted to make room, that nobody had sent yet.
+    /// Records deleted on disk to make room, that nobody had sent yet.
     pub dropped: u64,
+    /// Records dropped from memory: the disk does not take them, or they are too long.
+    pub overflown: u64,
 }
 
 impl Appender {
     /// A writer to this spool.
     pub const fn new(spool: Arc<Spool>) -> Self {
-        Self { spool, pending: Vec::new(), waiting: VecDeque::new(), active: None }
+        let active = None;
+        Self { spool, pending: Vec::new(), waiting: VecDeque::new(), active, may_drop: false }
     }
 
-    /// Takes a record's body.
-    pub fn push(&mut self, finished_ms: u64, body: &[u8]) -> Pushed {
-        if self.pending.len() > MAX_PENDING || body.len() > record::MAX_BODY {
-            return Pushed::Full;
+    /// Takes a record's body. Where the disk does not take what came before, and memory is full of
+    /// it, the oldest goes, which is added to `flushed`.
+    pub fn push(&mut self, finished_ms: u64, body: &[u8], flushed: &mut Flushed) {
+        if body.len() > record::MAX_BODY {
+            flushed.overflown += 1;
+            return;
+        }
+        if self.pending.len() > MAX_PENDING {
+            self.make_way(flushed);
         }
         self.pending.extend_from_slice(&BLANK);
         self.pending.extend_from_slice(body);
         self.waiting.push_back((BLANK.len() + body.len(), finished_ms));
-        Pushed::Kept
+    }
+
+    /// On a full disk the oldest are those on it; without one that helps, those that wait longest.
+    fn make_way(&mut self, flushed: &mut Flushed) {
+        if std::mem::take(&mut self.may_drop) && self.drop_segment(flushed) {
+            let before = self.pending.len();
+            // How it went shows in what is left; the next regular try tells of it.
+            let outcome = self.write_out(flushed);
+            self.may_drop = outcome.is_err() && self.pending.len() < before;
+        }
+        if self.pending.len() <= MAX_PENDING {
+            return;
+        }
+        let (mut count, mut bytes) = (0, 0);
+        for (length, _) in &self.waiting {
+            if bytes >= DROPPED_AT_ONCE {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + length);
+        }
+        self.waiting.drain(..count);
+        self.pending.drain(..bytes);
+        flushed.overflown += count as u64;
+    }
+
+    /// Drops the oldest segment; whether there was one.
+    fn drop_segment(&self, flushed: &mut Flushed) -> bool {
+        let mut index = self.spool.lock_index();
+        if let Some((_, oldest)) = index.segments.first_key_value() {
+            super::empty(&oldest.path);
+        }
+        let lost = index.drop_oldest().ok().flatten();
+        flushed.dropped += lost.unwrap_or_default();
+        lost.is_some()
     }
 
     /// Whether enough has gathered to be worth a write.
@@ -81,6 +117,21 @@ impl Appender {
     /// # Errors
     /// The folder or the disk says no; what is not written is kept, so try again.
     pub fn flush(&mut self, flushed: &mut Flushed) -> io::Result<()> {
+        let outcome = self.write_out(flushed);
+        let is_full = |error: &io::Error| {
+            matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        };
+        self.may_drop = outcome.as_ref().is_err_and(is_full);
+        if self.may_drop
+            && let Some(active) = self.active.take()
+        {
+            // One that grows is not deleted, also where all in it is delivered.
+            self.seal(active, flushed)?;
+        }
+        outcome
+    }
+
+    fn write_out(&mut self, flushed: &mut Flushed) -> io::Result<()> {
         if self.waiting.is_empty() {
             return Ok(());
         }
@@ -194,7 +245,7 @@ impl Appender {
         folder::create(&self.spool.folder)?;
         let file = folder::begin(&self.spool.folder, first).inspect_err(|error| {
             // Another process that waits for its turn, too, has begun at the same number.
-            if error.kind() == io::ErrorKind::AlreadyExists {
+            if error.kind() == ErrorKind::AlreadyExists {
                 index.next = first.saturating_add(LEAP);
             }
         });
@@ -222,7 +273,7 @@ impl Appender {
                 index.segments.remove(&first);
             }
             // Removed by somebody else: what was in it is lost, and no longer waits.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 index.segments.remove(&first);
                 flushed.dropped += index.progress.waiting(first, next);
                 index.progress.settle(first, next);

@@ -280,10 +280,18 @@ impl Index {
             if entry.get().next > upto || entry.get().is_growing {
                 break;
             }
-            remove(&entry.remove().path)?;
+            let path = entry.remove().path;
+            empty(&path);
+            remove(&path)?;
         }
         Ok(())
     }
+}
+
+/// Frees the blocks of a file that is about to be deleted: who read it may have it open still, and on a
+/// full disk nothing more comes that would make it look on. Where this fails deleting it may do.
+fn empty(path: &Path) {
+    drop(File::options().write(true).open(path).and_then(|file| file.set_len(0)));
 }
 
 /// Deletes a file; one that is gone already is as good.
