@@ -5,6 +5,7 @@ use crate::limits::Limits;
 use crate::snapshot::Current;
 use crate::snapshot::reload::{Outcome, Reloader};
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::State;
 use async_trait::async_trait;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -44,6 +45,10 @@ impl Admin {
         self.metrics.forget_upstreams();
         for upstream in &self.current.pin().upstreams {
             self.metrics.upstream_healthy(&upstream.name, upstream.is_healthy());
+            let (state, _) = upstream.state(now);
+            for other in State::ALL {
+                self.metrics.upstream_state(&upstream.name, other.as_str(), other == state);
+            }
             for (kind, left) in upstream.live.quota.left(now) {
                 if let Some(left) = left {
                     self.metrics.upstream_quota(&upstream.name, kind, left);

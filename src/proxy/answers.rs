@@ -6,7 +6,7 @@ use crate::error::{Kind, Rejection};
 use crate::protocol::path::Endpoint;
 use crate::store::Meter;
 use crate::telemetry::delivery::Status as Delivered;
-use crate::upstream::{Standing, Upstream};
+use crate::upstream::Upstream;
 use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
@@ -177,30 +177,24 @@ async fn you(ctx: &Ctx) -> Value {
 
 fn upstream(upstream: &Upstream, now: Duration) -> Value {
     let live = &upstream.live;
-    let standing = upstream.standing(now);
     let at = |until: Duration| moment(SystemTime::now() + until.saturating_sub(now));
-    let (state, until) = match standing {
-        _ if upstream.is_unresolved() => ("unresolved", None),
-        Standing::Ready => ("healthy", None),
-        Standing::Trial => ("half_open", None),
-        Standing::Resting { until } => ("resting", at(until)),
-        Standing::Unhealthy => ("unhealthy", None),
-        Standing::Ejected { until } if until <= now => ("half_open", None),
-        Standing::Ejected { until } => ("ejected", at(until)),
-        Standing::RateLimited { until } => ("rate_limited", at(until)),
-    };
+    let (state, until) = upstream.state(now);
+    let resting = live.resting_models(now);
+    let resting =
+        resting.iter().map(|(model, until)| json!({ "model": model, "until": at(*until) }));
     let known = live.quota.left(now).into_iter().filter_map(|(kind, left)| Some((kind, left?)));
     json!({
         "name": upstream.name,
         "healthy": upstream.is_healthy(),
-        "state": state,
+        "state": state.as_str(),
         "inflight": live.inflight(),
         "ewma_ms": live.ewma_ms(),
         "quota": known.collect::<BTreeMap<_, _>>(),
         "last_error": live
             .last_error()
             .map(|error| json!({ "at": moment(error.at), "what": error.what })),
-        "ejected_until": until,
+        "ejected_until": until.and_then(at),
+        "resting_models": resting.collect::<Vec<_>>(),
     })
 }
 

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long a model rests that lacks capacity, where nobody says how long.
 const SHORT_REST: Duration = Duration::from_secs(1);
+/// How long a caller may take for what it is told once the time of its call is over.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long the body of an error may take that comes after its header: it is there at once, or not
 /// worth the caller's time.
 const ERROR_BODY: Duration = Duration::from_secs(1);
@@ -164,7 +166,7 @@ fn blame(ctx: &mut Ctx, upstream: &Upstream, failure: &Failure) {
     let (begun, now) = (ctx.trying_since(), ctx.uptime());
     match &ctx.outcome.trying {
         Some((_, model)) if failure.is_of_model => {
-            upstream.live.model_rests(model, failure.retry_after.unwrap_or(SHORT_REST), now);
+            upstream.model_rests(model, failure.retry_after.unwrap_or(SHORT_REST), now);
         }
         // Who has no credit left needs no rest but a person.
         _ if failure.trouble == Some(Trouble::Refused) => {}
@@ -235,6 +237,7 @@ async fn attempt(
     // Until the call is out there is nothing to be billed, and nothing to be read on for.
     caller.drain = false;
     let mut clock = Clock::new(&upstream.config.timeouts, ctx.begun);
+    caller.write_by = Some(clock.total() + LAST_WORDS);
     let (mut connection, header) = reach(caller, ctx, call, upstream, &mut clock).await?;
     let reply = Reply { connection: &mut connection, header, upstream };
     let relayed = relay(caller, ctx, call, reply, &mut clock).await;

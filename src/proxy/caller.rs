@@ -10,7 +10,9 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora::ErrorType;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
+use std::future::poll_fn;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// The comment that fills silence; every SSE parser ignores it (WIRE section 8).
@@ -51,6 +53,8 @@ pub(super) struct Caller<'s> {
     presence: Presence,
     /// Whether the upstream is read to its end for a caller that has left.
     pub(super) drain: bool,
+    /// When a write that the caller does not take is given up; none before the first attempt.
+    pub(super) write_by: Option<Instant>,
     done_filter: Option<DoneFilter>,
     scratch: BytesMut,
     /// Reply body bytes written.
@@ -76,6 +80,7 @@ impl<'s> Caller<'s> {
             begun: false,
             presence: Presence::Watched,
             drain: false,
+            write_by: None,
             done_filter: (dialect == Dialect::Messages).then(DoneFilter::new),
             scratch: BytesMut::new(),
             bytes_out: 0,
@@ -104,13 +109,17 @@ impl<'s> Caller<'s> {
     }
 
     /// Waits for `work`, for the caller's departure and for the next deadline, whichever is first.
-    /// Comments are sent meanwhile. `work` is dropped when the wait is interrupted.
+    /// Comments are sent meanwhile. `work` is dropped when the wait is interrupted. Work that is
+    /// always ready, as a stream that never pauses, is no way around the end of the whole call.
     pub(super) async fn until<T>(
         &mut self,
         clock: &mut Clock,
         work: impl Future<Output = T>,
     ) -> Result<T, Interrupted> {
         let since = Instant::now();
+        if since >= clock.total() {
+            return Err(Interrupted::Expired(Expired::Total));
+        }
         let result = self.until_inner(clock, work).await;
         self.waited += since.elapsed();
         result
@@ -246,7 +255,11 @@ impl<'s> Caller<'s> {
             return Ok(());
         }
         let length = bytes.len() as u64;
-        let written = self.session.write_response_body(bytes, end).await;
+        let write = self.session.write_response_body(bytes, end);
+        let written = match self.write_by {
+            Some(at) => in_time(at, write).await,
+            None => write.await,
+        };
         self.silent_since = Instant::now();
         match written {
             Ok(()) => {
@@ -255,5 +268,20 @@ impl<'s> Caller<'s> {
             }
             Err(_) => self.lost(),
         }
+    }
+}
+
+/// Waits for a write until then. Most are over at once and need no timer.
+async fn in_time(
+    at: Instant,
+    write: impl Future<Output = pingora::Result<()>>,
+) -> pingora::Result<()> {
+    let mut write = pin!(write);
+    let at_once = poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await;
+    match at_once {
+        Poll::Ready(written) => written,
+        Poll::Pending => tokio::time::timeout_at(at.into(), write)
+            .await
+            .unwrap_or_else(|_| Err(pingora::Error::new(ErrorType::WriteTimedout))),
     }
 }

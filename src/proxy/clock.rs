@@ -54,6 +54,11 @@ impl Clock {
         }
     }
 
+    /// When the whole call has taken too long.
+    pub(super) const fn total(&self) -> Instant {
+        self.total
+    }
+
     /// The request goes out: its reply is awaited from here.
     pub(super) fn request_sent(&mut self, timeouts: &TimeoutsConfig, stream: bool, now: Instant) {
         self.first_byte = Some(now + timeouts.first_byte.0);

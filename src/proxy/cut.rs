@@ -66,7 +66,7 @@ pub(super) fn last_events(caller: &Caller<'_>, call: &Call, tap: &StreamTap) -> 
         reading: tap.reading(),
         events: tap.events(),
         produced: tap.produced_tokens(),
-        choices: call.facts.choices,
+        choices: call.facts.answers,
         open_block: tap.open_block(),
         now: since_1970.unwrap_or_default().as_secs(),
     };

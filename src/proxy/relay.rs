@@ -116,7 +116,7 @@ pub(super) async fn stream(
     reply: Reply<'_>,
     clock: &mut Clock,
 ) -> Result<Relayed, Stopped> {
-    let tap = StreamTap::new(call.dialect).of(call.facts.choices).keeping(ctx.traced.capture);
+    let tap = StreamTap::new(call.dialect).of(call.facts.answers).keeping(ctx.traced.capture);
     ctx.outcome.work.is_measured = true;
     let mut tapping = Tapping { ctx: &mut *ctx, tap };
     let Tapping { ctx: within, tap } = &mut tapping;
@@ -144,7 +144,7 @@ async fn follow(
     let mut held = 0;
     let mut released = false;
     let tokens = ctx.admission.as_ref().and_then(|admission| admission.cap);
-    let reserved = Reserved { tokens, choices: call.facts.choices };
+    let reserved = Reserved { tokens, choices: call.facts.answers };
     let hides_usage = call.asks_for_usage(&reply.upstream.config.provider.row());
     loop {
         let tapped = pieces.len();

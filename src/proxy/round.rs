@@ -69,16 +69,19 @@ impl<'s> Round<'s> {
             return Next::Nobody(Nobody::Asked);
         }
         let snapshot = self.snapshot;
+        let mut is_sure = false;
         // Another call may take the last place between the look and the step: then look again.
         while let Some(position) = self.route.pick(&self.draw, |at| self.look(at, model, now)) {
             let Some(upstream) = snapshot.upstreams.get(position) else { break };
-            if let Some(place) = upstream.live.enter(upstream.config.max_concurrent, now) {
-                self.left -= 1;
-                if place.is_trial() {
-                    tracing::info!(upstream = &*upstream.name, "upstream on trial");
-                }
-                return Next::Ask { upstream, place, pause: None };
+            let Some(place) = upstream.enter(now) else { continue };
+            // It may also have become the trial of one that is out.
+            let is_out = || matches!(upstream.standing(now), Standing::Ejected { .. });
+            if !is_sure && !place.is_trial() && is_out() {
+                is_sure = true;
+                continue;
             }
+            self.left -= 1;
+            return Next::Ask { upstream, place, pause: None };
         }
         self.once_more(model, now).unwrap_or_else(|| Next::Nobody(self.nobody(model, now)))
     }
@@ -128,7 +131,7 @@ impl<'s> Round<'s> {
             {
                 continue;
             }
-            if let Some(place) = upstream.live.enter(upstream.config.max_concurrent, now) {
+            if let Some(place) = upstream.enter(now) {
                 self.left -= 1;
                 return Some(Next::Ask { upstream, place, pause: Some(pause) });
             }

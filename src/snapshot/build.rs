@@ -14,8 +14,8 @@ use crate::secret::Secret;
 use crate::session::Sessions;
 use crate::store::{Account, Budget, NanoUsd};
 use crate::telemetry::langfuse::{Destination, KeyTraits, Plan, Secrets};
-use crate::upstream::Upstream;
 use crate::upstream::config::{HealthConfig, UpstreamConfig};
+use crate::upstream::{Upstream, holds_credential};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -127,13 +127,6 @@ fn tracing(config: &Config) -> Plan {
         callers.map(Secret::expose),
     );
     Plan::new(destinations, secrets)
-}
-
-/// Whether a header that an operator adds to calls probably holds a credential: some providers take
-/// theirs in one of their own.
-fn holds_credential(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["key", "token", "auth", "secret", "cookie"].iter().any(|word| name.contains(word))
 }
 
 fn caller(key: &KeyConfig) -> Arc<Caller> {

@@ -35,6 +35,10 @@ struct Ejection {
     until: Duration,
     /// A call is on its way that decides whether it ends.
     on_trial: bool,
+    /// The credential was refused: a probe, which may need none, says nothing about that.
+    is_refused: bool,
+    /// Its time is over, and a probe went well since.
+    is_vouched: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,8 +62,16 @@ pub enum Trouble {
 pub(super) enum Transition {
     /// Out for this long.
     Ejected(Duration),
+    /// Its ejection is over and probes answer: the next call is its trial.
+    Vouched,
     /// A trial call went well: it is back.
     Returned,
+    /// It wants to be left alone for this long.
+    Rests(Duration),
+    /// It said 429, and that for this long.
+    RateLimited(Duration),
+    /// The pause it asked for is over.
+    Rested,
     /// Probes found it unusable.
     Unhealthy,
     /// Probes found it usable again.
@@ -99,9 +111,11 @@ impl Condition {
         self.ejection.is_none() && !rests && !self.probes.is_unhealthy
     }
 
-    /// Whether neither breaker nor probes keep calls away, whatever it says of its own limits.
+    /// Whether neither breaker nor probes keep calls away, whatever it says of its own limits. After
+    /// an ejection a good probe will do, though the trial is still to come: where nobody calls,
+    /// because another one serves or a balancer has taken us out, no call could tell.
     pub(super) fn is_well(&self) -> bool {
-        self.ejection.is_none() && !self.probes.is_unhealthy
+        self.ejection.is_none_or(|out| out.is_vouched) && !self.probes.is_unhealthy
     }
 
     /// How it stands now.
@@ -132,6 +146,15 @@ impl Condition {
         Some(out.since)
     }
 
+    /// Whether a pause that it asked for has ended since this was last asked.
+    pub(super) fn has_rested(&mut self, now: Duration) -> Option<Transition> {
+        let was_resting = self.limited_until.is_some() || self.rests_until.is_some();
+        self.limited_until = self.limited_until.filter(|until| now < *until);
+        self.rests_until = self.rests_until.filter(|until| now < *until);
+        let rests = self.limited_until.is_some() || self.rests_until.is_some();
+        (was_resting && !rests).then_some(Transition::Rested)
+    }
+
     /// The trial of the ejection that began then is over. Without a verdict (the caller left, or the
     /// fault was its own) the next call is one.
     pub(super) fn trial_ended(&mut self, since: Duration) {
@@ -144,8 +167,6 @@ impl Condition {
     /// as its trial, or as a call that had nowhere better to go. One that was under way before says
     /// nothing about what happened since.
     pub(super) fn succeeded(&mut self, begun: Duration, now: Duration) -> Option<Transition> {
-        self.limited_until = self.limited_until.filter(|until| now < *until);
-        self.rests_until = self.rests_until.filter(|until| now < *until);
         let out = self.ejection.filter(|out| begun >= out.since)?;
         self.ejection = None;
         self.failures.clear();
@@ -164,7 +185,7 @@ impl Condition {
         match self.ejection {
             // Calls that were under way when it was ejected add nothing, however late they fail.
             Some(out) if begun < out.since || now < out.until => return None,
-            Some(_) => return Some(self.eject(breaker, now)),
+            Some(_) => return Some(self.eject(trouble, breaker, now)),
             None => {}
         }
         while self.failures.front().is_some_and(|at| now.saturating_sub(*at) > breaker.within.0) {
@@ -176,10 +197,10 @@ impl Condition {
             Trouble::Refused => true,
             Trouble::Failed => self.failures.len() >= limit,
         };
-        is_out.then(|| self.eject(breaker, now))
+        is_out.then(|| self.eject(trouble, breaker, now))
     }
 
-    fn eject(&mut self, breaker: &BreakerConfig, now: Duration) -> Transition {
+    fn eject(&mut self, trouble: Trouble, breaker: &BreakerConfig, now: Duration) -> Transition {
         // Once it has stayed in for as long as it was out, its past is forgotten.
         let is_forgiven =
             self.returned.is_some_and(|(at, length)| now.saturating_sub(at) >= length);
@@ -189,41 +210,48 @@ impl Condition {
         self.ejections = doublings.saturating_add(1);
         self.failures.clear();
         self.returned = None;
-        self.ejection = Some(Ejection { since: now, until: now + length, on_trial: false });
+        self.ejection = Some(Ejection {
+            since: now,
+            until: now + length,
+            on_trial: false,
+            is_refused: trouble == Trouble::Refused,
+            is_vouched: false,
+        });
         Transition::Ejected(length)
     }
 
     /// The upstream wants a pause: after 429 it gets one in any case, after anything else only where
-    /// it says how long. Whether a rate limit begins that keeps calls away.
+    /// it says how long. What begins by that, where none had begun.
     pub(super) fn rests(
         &mut self,
         wish: Option<Duration>,
         is_rate_limit: bool,
         now: Duration,
-    ) -> bool {
-        let Some(length) = wish.or(is_rate_limit.then_some(SHORT_REST)) else { return false };
-        let until = now + length.min(LONGEST_REST);
+    ) -> Option<Transition> {
+        let length = wish.or(is_rate_limit.then_some(SHORT_REST))?.min(LONGEST_REST);
+        let until = now + length;
         // A pause that we chose ourselves is no reason to refuse a call.
         let is_told = is_rate_limit && wish.is_some();
         let place = if is_told { &mut self.limited_until } else { &mut self.rests_until };
         let was_resting = place.is_some_and(|until| now < until);
         *place = Some(place.map_or(until, |old| old.max(until)));
-        is_told && !was_resting
+        let begins = if is_told { Transition::RateLimited } else { Transition::Rests };
+        (!was_resting).then(|| begins(length))
     }
 
-    /// A probe ended. A good one is as good as a trial once an ejection is over: where nobody calls,
-    /// because another upstream serves or a balancer has taken us out, no call could end it.
+    /// A probe ended. A good one does not end an ejection, since what is free may work while calls do
+    /// not; but once its time is over it says that the next call, its trial, may well do.
     pub(super) fn probed(
         &mut self,
         is_good: bool,
         probe: &ProbeConfig,
         now: Duration,
     ) -> Option<Transition> {
-        let is_over = self.ejection.is_some_and(|out| now >= out.until && !out.on_trial);
-        if is_good && is_over && !self.probes.is_unhealthy {
-            self.probes.failed = 0;
-            return self.succeeded(now, now);
+        let was_vouched = self.ejection.is_none_or(|out| out.is_vouched);
+        if let Some(out) = &mut self.ejection {
+            out.is_vouched = is_good && now >= out.until && !out.is_refused;
         }
+        let is_vouched = self.ejection.is_some_and(|out| out.is_vouched);
         let probes = &mut self.probes;
         if is_good {
             probes.succeeded = probes.succeeded.saturating_add(1);
@@ -240,7 +268,7 @@ impl Condition {
             probes.is_unhealthy = true;
             return Some(Transition::Unhealthy);
         }
-        None
+        (is_vouched && !was_vouched && !probes.is_unhealthy).then_some(Transition::Vouched)
     }
 
     /// Probes are switched off: what they said is void.
@@ -367,22 +395,53 @@ mod tests {
     }
 
     #[test]
-    fn a_good_probe_ends_an_ejection_that_is_over() {
+    fn a_good_probe_speaks_for_an_ejected_upstream_and_the_next_call_is_its_trial_all_the_same() {
         let mut condition = Condition::default();
         (0..3).for_each(|at| {
             fail(&mut condition, at);
         });
         let probe = ProbeConfig::default();
         assert_eq!(condition.probed(true, &probe, s(31)), None, "it is not over");
-        assert_eq!(condition.probed(true, &probe, s(32)), Some(Transition::Returned));
-        assert_eq!(condition.standing(s(32)), Standing::Ready);
+        assert!(!condition.is_well());
+        assert_eq!(condition.probed(true, &probe, s(32)), Some(Transition::Vouched));
+        assert_eq!(condition.probed(true, &probe, s(33)), None, "once will do");
+        assert!(condition.is_well());
+        assert_eq!(condition.standing(s(33)), Standing::Trial);
+        assert_eq!(condition.probed(false, &probe, s(34)), None);
+        assert!(!condition.is_well(), "no more");
+        condition.probed(true, &probe, s(35));
+        assert_eq!(condition.call_begins(s(36)), Some(s(2)));
+        assert_eq!(fail(&mut condition, 37), Some(Transition::Ejected(s(60))), "one is enough");
+        assert!(!condition.is_well());
+    }
+
+    #[test]
+    fn no_probe_speaks_for_a_credential_that_was_refused() {
+        let mut condition = Condition::default();
+        condition.failed(Trouble::Refused, &BREAKER, (s(0), s(0)));
+        assert_eq!(condition.probed(true, &ProbeConfig::default(), s(31)), None);
+        assert!(!condition.is_well());
+        assert_eq!(condition.standing(s(31)), Standing::Trial);
+    }
+
+    #[test]
+    fn both_ends_of_a_rest_are_told_once() {
+        let mut condition = Condition::default();
+        assert_eq!(condition.rests(Some(s(20)), true, s(0)), Some(Transition::RateLimited(s(20))));
+        assert_eq!(condition.rests(Some(s(30)), true, s(1)), None, "it had begun");
+        assert_eq!(condition.rests(None, true, s(1)), Some(Transition::Rests(s(1))));
+        assert_eq!(condition.has_rested(s(30)), None, "the longer one is not over");
+        assert_eq!(condition.has_rested(s(31)), Some(Transition::Rested));
+        assert_eq!(condition.has_rested(s(32)), None);
+        assert!(condition.is_clear());
+        assert_eq!(condition.rests(None, false, s(33)), None, "it asked for none");
     }
 
     #[test]
     fn a_rate_limit_is_not_forgotten_over_another_pause() {
         let mut condition = Condition::default();
-        assert!(condition.rests(Some(s(20)), true, s(5)));
-        assert!(!condition.rests(Some(s(60)), false, s(6)));
+        assert_eq!(condition.rests(Some(s(20)), true, s(5)), Some(Transition::RateLimited(s(20))));
+        assert_eq!(condition.rests(Some(s(60)), false, s(6)), Some(Transition::Rests(s(60))));
         assert_eq!(condition.standing(s(24)), Standing::RateLimited { until: s(25) });
         assert_eq!(condition.standing(s(25)), Standing::Resting { until: s(66) });
         assert!(condition.is_well(), "neither is an illness");

@@ -53,13 +53,22 @@ pub struct CallGuard {
 }
 
 impl Live {
-    /// Counts a call in until the guard goes; `None` where `at_most` calls are in flight.
-    pub fn enter(self: &Arc<Self>, at_most: Option<u64>, now: Duration) -> Option<CallGuard> {
+    /// Counts a call in until the guard goes, and says what that ends; `None` where `at_most` calls
+    /// are in flight.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        at_most: Option<u64>,
+        now: Duration,
+    ) -> Option<(CallGuard, Option<Transition>)> {
         let limit = at_most.unwrap_or(u64::MAX);
         let one_more = |inflight: u64| (inflight < limit).then_some(inflight + 1);
         self.inflight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        let trial = if self.is_troubled() { self.condition().call_begins(now) } else { None };
-        Some(CallGuard { live: Arc::clone(self), trial })
+        let (trial, rested) = if self.is_troubled() {
+            self.change(|condition| (condition.call_begins(now), condition.has_rested(now)))
+        } else {
+            (None, None)
+        };
+        Some((CallGuard { live: Arc::clone(self), trial }, rested))
     }
 
     /// Calls in flight now.
@@ -105,8 +114,13 @@ impl Live {
         !self.is_troubled() || self.condition().is_well()
     }
 
-    /// The upstream wants a pause; whether a rate limit begins that keeps calls away.
-    pub(super) fn rests(&self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) -> bool {
+    /// The upstream wants a pause.
+    pub(super) fn rests(
+        &self,
+        wish: Option<Duration>,
+        is_rate_limit: bool,
+        now: Duration,
+    ) -> Option<Transition> {
         self.change(|condition| condition.rests(wish, is_rate_limit, now))
     }
 
@@ -123,9 +137,20 @@ impl Live {
         self.has_resting_models.load(Ordering::Acquire)
     }
 
-    /// The upstream wants a pause for one model alone.
-    pub fn model_rests(&self, model: &str, wish: Duration, now: Duration) {
+    /// The models that are to be left alone, in the upstream's names for them, and until when.
+    pub fn resting_models(&self, now: Duration) -> Vec<(Box<str>, Duration)> {
+        if !self.has_resting_models() {
+            return Vec::new();
+        }
+        let mut resting = self.lock_models().clone();
+        resting.retain(|(_, until)| now < *until);
+        resting
+    }
+
+    /// The upstream wants a pause for one model alone; whether that begins now.
+    pub(super) fn model_rests(&self, model: &str, wish: Duration, now: Duration) -> bool {
         let mut resting = self.lock_models();
+        let begins = !resting.iter().any(|(name, until)| now < *until && **name == *model);
         resting.retain(|(name, until)| now < *until && **name != *model);
         if resting.len() >= RESTING_MODELS {
             let soonest = resting.iter().enumerate().min_by_key(|(_, (_, until))| *until);
@@ -135,6 +160,7 @@ impl Live {
         }
         resting.push((model.into(), now + wish.min(LONGEST_REST)));
         self.has_resting_models.store(true, Ordering::Release);
+        begins
     }
 
     /// A probe ended.
@@ -143,8 +169,8 @@ impl Live {
         is_good: bool,
         probe: &ProbeConfig,
         now: Duration,
-    ) -> Option<Transition> {
-        self.change(|condition| condition.probed(is_good, probe, now))
+    ) -> [Option<Transition>; 2] {
+        self.change(|condition| [condition.has_rested(now), condition.probed(is_good, probe, now)])
     }
 
     /// What probes said is void, since there are none any more.
@@ -291,12 +317,16 @@ mod tests {
         let live = Live::default();
         let s = Duration::from_secs;
         assert_eq!(live.model_rests_until("a", NOW), None);
-        live.model_rests("a", s(40), NOW);
+        assert!(live.model_rests("a", s(40), NOW));
+        assert!(!live.model_rests("a", s(40), NOW), "it had begun");
+        assert_eq!(live.resting_models(s(39)), [("a".into(), s(40))]);
         assert_eq!(live.model_rests_until("a", s(39)), Some(s(40)));
         assert_eq!(live.model_rests_until("b", s(39)), None);
         assert_eq!(live.model_rests_until("a", s(40)), None);
         assert!(!live.has_resting_models(), "the last one is over");
-        (0..200).for_each(|n| live.model_rests(&format!("m{n}"), s(n), NOW));
+        for n in 0..200 {
+            live.model_rests(&format!("m{n}"), s(n), NOW);
+        }
         assert_eq!(live.resting_models.lock().unwrap().len(), RESTING_MODELS);
         assert_eq!(live.model_rests_until("m199", NOW), Some(s(199)));
     }

@@ -10,17 +10,19 @@ pub mod live;
 pub mod peer;
 pub mod provider;
 pub mod quota;
+mod state;
 
 pub use base::BaseUrl;
 pub use client::Fetcher;
 pub use condition::{Standing, Trouble};
+pub use state::State;
 
 use crate::secret::Secret;
 use condition::Transition;
 use config::{ProbeConfig, UpstreamConfig};
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
-use live::Live;
+use live::{CallGuard, Live};
 use memchr::memmem;
 use peer::Peers;
 use provider::Credential;
@@ -43,6 +45,8 @@ pub struct Upstream {
     pub peers: Peers,
     /// What changes while it runs; outlives a reload.
     pub live: Arc<Live>,
+    /// What is struck out of its errors: its credential, the longest part first.
+    struck: Vec<Secret>,
     /// Which credential of `live` is this one's.
     epoch: u64,
 }
@@ -60,12 +64,14 @@ impl Upstream {
         let base = BaseUrl::parse(address)
             .ok_or_else(|| format!("upstream {}: the base_url cannot be used", config.name))?;
         let headers = headers(&config)?;
+        let struck = struck(&config);
         let peers = Peers::new(&config, &base)?;
         if let Ok(address) = base.host.parse::<IpAddr>() {
             // Needs no look-up: it can be called before any background work has begun.
             peers.publish(&[address]);
         }
-        Ok(Self { name: config.name.as_str().into(), config, base, headers, peers, live, epoch })
+        let name = config.name.as_str().into();
+        Ok(Self { name, config, base, headers, peers, live, struck, epoch })
     }
 
     /// How it stands towards the next call; `now` counts from the process's start.
@@ -106,6 +112,18 @@ impl Upstream {
         self.epoch == self.live.epoch()
     }
 
+    /// Takes a place for a call until the guard goes; `None` where it has as many as it may have.
+    pub fn enter(&self, now: Duration) -> Option<CallGuard> {
+        let (place, rested) = self.live.enter(self.config.max_concurrent, now)?;
+        if let Some(rested) = rested {
+            self.tell(rested, "its pause is over");
+        }
+        if place.is_trial() {
+            tracing::info!(upstream = &*self.name, "upstream on trial");
+        }
+        Some(place)
+    }
+
     /// A reply proved good, of a call that began at `begun`.
     pub fn succeeded(&self, begun: Duration, now: Duration) {
         if !self.is_current() {
@@ -128,9 +146,18 @@ impl Upstream {
 
     /// It wants a pause: for so long, where it says so.
     pub fn rests(&self, wish: Option<Duration>, is_rate_limit: bool, now: Duration) {
-        if self.is_current() && self.live.rests(wish, is_rate_limit, now) {
-            let seconds = wish.unwrap_or_default().as_secs_f64();
-            tracing::warn!(upstream = &*self.name, seconds, "upstream rate limited");
+        if self.is_current()
+            && let Some(transition) = self.live.rests(wish, is_rate_limit, now)
+        {
+            self.tell(transition, "it asked for a pause");
+        }
+    }
+
+    /// It wants a pause for one model alone, in its own name for it.
+    pub fn model_rests(&self, model: &str, wish: Duration, now: Duration) {
+        if self.is_current() && self.live.model_rests(model, wish, now) {
+            let seconds = wish.as_secs_f64();
+            tracing::warn!(upstream = &*self.name, model, seconds, "model rests");
         }
     }
 
@@ -139,8 +166,8 @@ impl Upstream {
         if let Err(what) = result {
             self.live.note(format!("probe: {what}"), SystemTime::now());
         }
-        if let Some(transition) = self.live.probed(result.is_ok(), probe, now) {
-            self.tell(transition, result.err().unwrap_or("probes answer again"));
+        for transition in self.live.probed(result.is_ok(), probe, now).into_iter().flatten() {
+            self.tell(transition, result.err().unwrap_or("a probe went well"));
         }
     }
 
@@ -151,6 +178,16 @@ impl Upstream {
                 let seconds = length.as_secs_f64();
                 tracing::warn!(upstream, seconds, why, "upstream ejected");
             }
+            Transition::RateLimited(length) => {
+                let seconds = length.as_secs_f64();
+                tracing::warn!(upstream, seconds, why, "upstream rate limited");
+            }
+            Transition::Rests(length) => {
+                let seconds = length.as_secs_f64();
+                tracing::info!(upstream, seconds, why, "upstream resting");
+            }
+            Transition::Rested => tracing::info!(upstream, why, "upstream rested"),
+            Transition::Vouched => tracing::info!(upstream, why, "upstream awaits its trial"),
             Transition::Unhealthy => tracing::warn!(upstream, why, "upstream unhealthy"),
             Transition::Returned => tracing::info!(upstream, why, "upstream back"),
             Transition::Healthy => tracing::info!(upstream, why, "upstream healthy"),
@@ -169,16 +206,36 @@ impl Upstream {
     /// The body of an error with our credential struck out, where the upstream quotes it: it is not
     /// the caller's to know. The length stays.
     pub fn without_credential(&self, mut body: Vec<u8>) -> Vec<u8> {
-        let key = self.config.api_key.as_ref().map(Secret::expose).unwrap_or_default();
-        if key.is_empty() {
-            return body;
-        }
-        let quoted: Vec<usize> = memmem::find_iter(&body, key.as_bytes()).collect();
-        for at in quoted {
-            body.iter_mut().skip(at).take(key.len()).for_each(|byte| *byte = b'*');
+        for secret in self.struck.iter().map(Secret::expose) {
+            let quoted: Vec<usize> = memmem::find_iter(&body, secret.as_bytes()).collect();
+            for at in quoted {
+                body.iter_mut().skip(at).take(secret.len()).for_each(|byte| *byte = b'*');
+            }
         }
         body
     }
+}
+
+/// Shorter parts of a header's value are words, as `Bearer`, and no secrets.
+const SHORTEST_SECRET: usize = 8;
+
+/// Whether a header that an operator adds to calls probably holds a credential: some providers take
+/// theirs in one of their own.
+pub fn holds_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["key", "token", "auth", "secret", "cookie"].iter().any(|word| name.contains(word))
+}
+
+/// All that is a credential: the key, and what configured headers hold, whole and word by word.
+fn struck(config: &UpstreamConfig) -> Vec<Secret> {
+    let key = config.api_key.as_ref().map(Secret::expose).filter(|key| !key.is_empty());
+    let headers = config.headers.iter().filter(|(name, _)| holds_credential(name));
+    let parts = headers.flat_map(|(_, value)| value.split(' ').chain([value.as_str()]));
+    let parts = parts.filter(|part| part.len() >= SHORTEST_SECRET);
+    let mut struck: Vec<&str> = key.into_iter().chain(parts).collect();
+    struck.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    struck.dedup();
+    struck.into_iter().map(|secret| Secret::new(secret.to_owned())).collect()
 }
 
 /// The fixed headers: credential, then configured ones, which win over it where they share a name.
@@ -248,6 +305,19 @@ mod tests {
         config.api_key = Some(Secret::new("sk-1".into()));
         let upstream = Upstream::new(config, Arc::default(), 0).unwrap();
         assert_eq!(upstream.without_credential(body()), b"bad key ****, ****!");
+    }
+
+    #[test]
+    fn a_credential_in_a_header_of_the_operators_is_struck_out_as_well() {
+        let config = config(
+            "{name: u, base_url: 'http://127.0.0.1:1/v1', headers: {x-portkey-api-key: pk-12345678, \
+             x-auth: 'Bearer abcdefgh', x-title: no-secret-at-all}}",
+        );
+        let upstream = Upstream::new(config, Arc::default(), 0).unwrap();
+        let body = b"pk-12345678 Bearer abcdefgh, Bearer, abcdefgh no-secret-at-all".to_vec();
+        let struck = upstream.without_credential(body);
+        let expected = "*********** ***************, Bearer, ******** no-secret-at-all";
+        assert_eq!(String::from_utf8(struck).unwrap(), expected);
     }
 
     #[test]

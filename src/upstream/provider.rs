@@ -111,9 +111,10 @@ pub enum StreamUsage {
 }
 
 /// OpenRouter's own members of a request (WIRE section 4).
-const OPENROUTER_FIELDS: [&str; 14] = [
+const OPENROUTER_FIELDS: [&str; 15] = [
     "cache_control",
     "debug",
+    "fallbacks",
     "image_config",
     "models",
     "plugins",
@@ -205,9 +206,11 @@ impl Provider {
             },
             Self::Gemini => strict(
                 "https://generativelanguage.googleapis.com/v1beta/openai",
-                &["metadata", "store"],
+                &["frequency_penalty", "metadata", "store"],
             ),
             Self::Groq => strict("https://api.groq.com/openai/v1", &[]),
+            // It refuses `reasoning_content` within `messages`, too, which stays: only the top level of a
+            // request is edited.
             Self::Mistral => Row {
                 fields: FieldPolicy {
                     older_name: Some(("max_completion_tokens", "max_tokens")),
@@ -253,6 +256,9 @@ mod tests {
         assert!(out(Provider::Cerebras, "metadata", Dialect::Chat));
         assert!(!out(Provider::Anthropic, "cache_control", Dialect::Messages));
         assert!(!out(Provider::OpenAi, "temperature", Dialect::Chat));
+        assert!(out(Provider::Anthropic, "fallbacks", Dialect::Messages));
+        assert!(out(Provider::Gemini, "frequency_penalty", Dialect::Chat));
+        assert!(!out(Provider::OpenAi, "frequency_penalty", Dialect::Chat));
         for provider in [Provider::OpenRouter, Provider::Custom, Provider::Vllm] {
             assert!(!out(provider, "session_id", Dialect::Chat), "{provider:?}");
         }

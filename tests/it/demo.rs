@@ -79,6 +79,36 @@ async fn the_demo_shows_failover() {
 }
 
 #[tokio::test]
+async fn the_demo_shows_how_an_upstream_goes_and_comes_back() {
+    let (gateway, key) = demo().await;
+    let bearer = format!("Bearer {key}");
+    let main = || async {
+        let request = Request::get("/status").anonymous().header("authorization", &bearer);
+        let status = gateway.call(&request).await.assert_ok().json();
+        let upstreams = status["upstreams"].as_array().expect("a list").clone();
+        upstreams.into_iter().find(|u| u["name"] == "demo-main").expect("demo-main")
+    };
+    let mut attempts = Vec::new();
+    for _ in 0..7 {
+        let reply = gateway.call(&call(&key, "demo/fails-503", false)).await;
+        assert_eq!(reply.assert_ok().header("x-cirque-upstream"), Some("demo-spare"));
+        attempts.push(reply.header("x-cirque-attempts").expect("a count").to_owned());
+    }
+    assert_eq!(attempts, ["2", "2", "2", "2", "2", "1", "1"]);
+    let now = main().await;
+    assert_eq!((&now["state"], &now["healthy"]), (&json!("ejected"), &json!(false)), "{now}");
+    assert_eq!(now["last_error"]["what"], "status 503");
+    let becomes = |wanted: &'static str| async move {
+        eventually(wanted, || async { (main().await["state"] == wanted).then_some(()) }).await;
+    };
+    becomes("half_open").await;
+    for _ in 0..2 {
+        gateway.call(&call(&key, "demo/chat", false)).await.assert_ok();
+    }
+    assert_eq!(main().await["state"], "healthy");
+}
+
+#[tokio::test]
 async fn the_demo_breaks_streams_on_request() {
     let (gateway, key) = demo().await;
     for model in ["demo/cut-mid-stream", "demo/truncates"] {

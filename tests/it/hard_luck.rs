@@ -207,6 +207,30 @@ async fn no_upstream_is_asked_once_the_time_of_the_whole_call_is_over() {
 }
 
 #[tokio::test]
+async fn a_caller_that_reads_slowly_has_no_longer_than_the_whole_call_may_take() {
+    let (origin, gateway) = serving_with("timeouts: { idle: 1s, total: 2s }", "").await;
+    origin.always(Reply::stream().repeat(delta("token").repeat(100), Duration::ZERO));
+    let mut slow = gateway.client().await;
+    let reply = slow.open(&Request::post(PATH, &chat_stream())).await;
+    let mut deaf = gateway.client().await;
+    deaf.open(&Request::post(PATH, &chat_stream())).await;
+    let reading = async {
+        let mut body = Vec::new();
+        while let Some(piece) = slow.piece().await.expect("a proper end") {
+            body.extend_from_slice(&piece);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        body
+    };
+    let body = within_time(SOON, "the end of an endless stream", reading).await;
+    assert_eq!(last_event(&body).json()["error"]["code"], "upstream_timeout");
+    assert_eq!(gateway.log_of(&reply).await["error_code"], "upstream_timeout");
+    // One that reads nothing at all is left alone, in every sense.
+    let over = gateway.metric_becomes("cirque_inflight_requests", &[], 0.0);
+    within_time(2 * SOON, "the end of the other", over).await;
+}
+
+#[tokio::test]
 async fn nobody_is_asked_for_a_caller_that_has_left() {
     let (bad, good) = (Origin::start().await, Origin::start().await);
     let config = Config::new()

@@ -155,7 +155,11 @@ async fn a_model_without_capacity_keeps_no_other_model_away() {
     let mut other = chat();
     other["model"] = json!("acme/wisp-2-nano");
     gateway.post(PATH, &other).await.assert_ok();
-    assert_eq!(state(&gateway, "main").await["state"], "healthy");
+    let now = state(&gateway, "main").await;
+    assert_eq!(now["state"], "healthy");
+    assert_eq!(now["resting_models"][0]["model"], "acme/wisp-2-mini", "{now}");
+    let said = |line: &Value| line["message"] == "model rests" && line["upstream"] == "main";
+    gateway.process.stderr.json_where("the model that rests", said).await;
 }
 
 #[tokio::test]
@@ -277,15 +281,67 @@ async fn readiness_returns_without_a_call_once_an_ejection_is_over() {
 }
 
 #[tokio::test]
-async fn a_good_probe_ends_an_ejection_that_is_over() {
+async fn after_an_ejection_good_probes_speak_for_it_and_a_call_is_its_trial() {
     let (bad, _good, gateway) = first_and_spare(
-        "health: { interval: 100ms, timeout: 1s }, breaker: { failures: 1, within: 30s, eject: 1s }",
+        "health: { interval: 100ms, timeout: 1s }, breaker: { failures: 2, within: 30s, eject: 1s }",
     )
     .await;
-    bad.next(Reply::error(500));
+    bad.always(Reply::error(500));
+    for _ in 0..2 {
+        gateway.post(PATH, &chat()).await.assert_ok();
+    }
+    let labels = [("upstream", "bad")];
+    gateway.metric_becomes("cirque_upstream_healthy", &labels, 0.0).await;
+    gateway.metric_becomes("cirque_upstream_healthy", &labels, 1.0).await;
+    let now = state(&gateway, "bad").await;
+    assert_eq!((&now["state"], &now["healthy"]), (&json!("half_open"), &json!(true)));
+    assert_eq!(bad.calls().len(), 2, "no call was needed");
     gateway.post(PATH, &chat()).await.assert_ok();
-    becomes(&gateway, "bad", "healthy").await;
-    assert_eq!(bad.calls().len(), 1, "no call was needed");
+    assert_eq!(state(&gateway, "bad").await["state"], "ejected", "one failed trial will do");
+    for message in ["upstream awaits its trial", "upstream on trial"] {
+        gateway.process.stderr.json_where(message, |line| line["message"] == message).await;
+    }
+}
+
+#[tokio::test]
+async fn no_probe_speaks_for_a_refused_credential() {
+    let (bad, _good, gateway) = first_and_spare(
+        "health: { interval: 100ms, timeout: 1s }, breaker: { failures: 5, within: 30s, eject: 1s }",
+    )
+    .await;
+    bad.next(Reply::error(401));
+    gateway.post(PATH, &chat()).await.assert_ok();
+    becomes(&gateway, "bad", "half_open").await;
+    let probes = bad.catalogue_calls().len();
+    eventually("two more probes", || async {
+        (bad.catalogue_calls().len() > probes + 2).then_some(())
+    })
+    .await;
+    let now = state(&gateway, "bad").await;
+    assert_eq!((&now["state"], &now["healthy"]), (&json!("half_open"), &json!(false)));
+}
+
+#[tokio::test]
+async fn both_ends_of_a_rest_are_seen_in_metrics_and_log() {
+    let (bad, _good, gateway) = first_and_spare("").await;
+    for (failure, state, message) in [
+        (Reply::error(429).header("retry-after", "1"), "rate_limited", "upstream rate limited"),
+        (Reply::error(503).header("retry-after", "1"), "resting", "upstream resting"),
+    ] {
+        bad.next(failure);
+        gateway.post(PATH, &chat()).await.assert_ok();
+        let is_in = |state| [("upstream", "bad"), ("state", state)];
+        let states = "cirque_upstream_state";
+        assert_eq!(gateway.metric(states, &is_in(state)).await, Some(1.0));
+        assert_eq!(gateway.metric(states, &is_in("healthy")).await, Some(0.0));
+        gateway.process.stderr.json_where(message, |line| line["message"] == message).await;
+        becomes(&gateway, "bad", "healthy").await;
+        gateway.metric_becomes(states, &is_in("healthy"), 1.0).await;
+        // The end is noticed by whoever looks next.
+        gateway.post(PATH, &chat()).await.assert_ok();
+        let rested = |line: &Value| line["message"] == "upstream rested";
+        gateway.process.stderr.json_where("the end of the rest", rested).await;
+    }
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ pub struct RequestFacts {
     /// How many answers are generated and paid for: the larger of `n` and `best_of`, else 1; for each
     /// prompt of a list.
     pub choices: u64,
+    /// How many of them come: `n`, else 1; for each prompt of a list.
+    pub answers: u64,
     /// The end user, as the body's `user` names it.
     pub user: Option<String>,
     /// The conversation, as the body's `session_id` names it.
@@ -90,9 +92,11 @@ pub struct ResponseFormat {
 /// Members of the top level that some provider refuses and another one knows: those of OpenRouter
 /// alone, and what strict providers do not take of OpenAI's (WIRE section 4). In the order of the
 /// alphabet.
-pub const OPTIONAL: [&str; 18] = [
+pub const OPTIONAL: [&str; 20] = [
     "cache_control",
     "debug",
+    "fallbacks",
+    "frequency_penalty",
     "image_config",
     "max_completion_tokens",
     "max_tokens",

@@ -34,6 +34,7 @@ impl<'a> Reader<'a> {
             include_usage: false,
             max_output_tokens: None,
             choices: 1,
+            answers: 1,
             user: None,
             session_id: None,
             metadata_session_id: None,
@@ -63,6 +64,7 @@ impl<'a> Reader<'a> {
             return Err(refusal("model", "`model` is missing: name the model to use."));
         }
         self.facts.choices = self.facts.choices.saturating_mul(self.prompts);
+        self.facts.answers = self.facts.answers.saturating_mul(self.prompts);
         match self.required.missing(self.dialect) {
             Some(missing) => Err(missing),
             None => Ok(self.facts),
@@ -224,6 +226,9 @@ impl<'a> Reader<'a> {
         };
         if is_own {
             self.facts.choices = self.facts.choices.max(value.unwrap_or(1));
+            if field == "n" {
+                self.facts.answers = value.unwrap_or(1).max(1);
+            }
         }
         Ok(())
     }

@@ -340,20 +340,21 @@ fn only_the_dialects_own_field_bounds_the_output() {
 
 #[test]
 fn every_prompt_of_a_list_has_answers_of_its_own() {
-    for (prompt, choices) in [
-        (r#""a""#, 6),
-        (r#"["a"]"#, 6),
-        (r#"["a","b","c"]"#, 18),
-        ("[[1,2],[3]]", 12),
-        ("[1,2,3]", 6),
-        ("[]", 6),
+    for (prompt, prompts) in [
+        (r#""a""#, 1),
+        (r#"["a"]"#, 1),
+        (r#"["a","b","c"]"#, 3),
+        ("[[1,2],[3]]", 2),
+        ("[1,2,3]", 1),
+        ("[]", 1),
     ] {
-        for body in [
-            format!(r#"{{"model":"m","n":2,"best_of":6,"prompt":{prompt}}}"#),
-            format!(r#"{{"prompt":{prompt},"model":"m","best_of":6}}"#),
+        for (body, answers) in [
+            (format!(r#"{{"model":"m","n":2,"best_of":6,"prompt":{prompt}}}"#), 2),
+            (format!(r#"{{"prompt":{prompt},"model":"m","best_of":6}}"#), 1),
         ] {
             let found = read(body.as_bytes(), Dialect::Completions).unwrap();
-            assert_eq!(found.choices, choices, "{body}");
+            assert_eq!(found.choices, 6 * prompts, "{body}");
+            assert_eq!(found.answers, answers * prompts, "{body}");
         }
     }
     let broken = r#"{"model":"m","prompt":["a",]}"#;

@@ -26,6 +26,7 @@ pub struct Metrics {
     cost: Family<Counter>,
     upstream_requests: Family<IntCounter>,
     upstream_healthy: Family<IntGauge>,
+    upstream_state: Family<IntGauge>,
     upstream_inflight: Family<IntGauge>,
     upstream_quota_remaining: Family<Gauge>,
     failovers: Family<IntCounter>,
@@ -56,6 +57,7 @@ impl Metrics {
             cost: Family::new(&table::COST),
             upstream_requests: Family::new(&table::UPSTREAM_REQUESTS),
             upstream_healthy: Family::new(&table::UPSTREAM_HEALTHY),
+            upstream_state: Family::new(&table::UPSTREAM_STATE),
             upstream_inflight: Family::new(&table::UPSTREAM_INFLIGHT),
             upstream_quota_remaining: Family::new(&table::UPSTREAM_QUOTA_REMAINING),
             failovers: Family::new(&table::FAILOVERS),
@@ -167,12 +169,18 @@ impl Metrics {
     /// configuration has no more must not stay.
     pub fn forget_upstreams(&self) {
         self.upstream_healthy.clear();
+        self.upstream_state.clear();
         self.upstream_quota_remaining.clear();
     }
 
     /// Says whether an upstream is held for good.
     pub fn upstream_healthy(&self, upstream: &str, healthy: bool) {
         self.upstream_healthy.with(&[upstream], |gauge| gauge.set(healthy.into()));
+    }
+
+    /// Says whether an upstream is in this state.
+    pub fn upstream_state(&self, upstream: &str, state: &str, is_in: bool) {
+        self.upstream_state.with(&[upstream, state], |gauge| gauge.set(is_in.into()));
     }
 
     /// Counts traces by what became of them.
@@ -225,6 +233,7 @@ impl Metrics {
             &self.cost,
             &self.upstream_requests,
             &self.upstream_healthy,
+            &self.upstream_state,
             &self.upstream_inflight,
             &self.upstream_quota_remaining,
             &self.failovers,
@@ -284,6 +293,8 @@ mod tests {
         metrics.stream_broken("openrouter-main", Broken::TooLong);
         metrics.upstream_healthy("openrouter-main", true);
         metrics.upstream_healthy("openrouter-spare", false);
+        metrics.upstream_state("openrouter-spare", "healthy", false);
+        metrics.upstream_state("openrouter-spare", "ejected", true);
         metrics.traces(TraceOutcome::Sent, 5);
         metrics.traces_waiting(12, Duration::from_millis(3_900));
         metrics.config_generation(3);

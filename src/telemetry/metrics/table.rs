@@ -106,6 +106,13 @@ pub(super) const UPSTREAM_HEALTHY: About = About {
     help: "1 while probes and breaker hold an upstream for good, 0 while either keeps calls away.",
     why: "Which upstream is out; page when all of a route are.",
 };
+pub(super) const UPSTREAM_STATE: About = About {
+    name: "cirque_upstream_state",
+    kind: Kind::Gauge,
+    labels: &["upstream", "state"],
+    help: "1 for the state an upstream is in and 0 for every other, as /status names them.",
+    why: "Who rests or is rate limited, which is no illness, and who awaits a trial.",
+};
 pub(super) const UPSTREAM_INFLIGHT: About = About {
     name: "cirque_upstream_inflight",
     kind: Kind::Gauge,
@@ -206,7 +213,7 @@ pub(super) const BUILD_INFO: About = About {
 };
 
 /// Every metric, in the order of the page and of `/metrics`.
-pub const ALL: [&About; 22] = [
+pub const ALL: [&About; 23] = [
     &REQUESTS,
     &REQUEST_DURATION,
     &OVERHEAD,
@@ -215,6 +222,7 @@ pub const ALL: [&About; 22] = [
     &COST,
     &UPSTREAM_REQUESTS,
     &UPSTREAM_HEALTHY,
+    &UPSTREAM_STATE,
     &UPSTREAM_INFLIGHT,
     &UPSTREAM_QUOTA_REMAINING,
     &FAILOVERS,
