@@ -83,6 +83,7 @@ impl Cell<'_> {
         assert_eq!(counts.clone().less(before), expected.counts, "{self}: metrics");
         let status = Request::get("/status").key(&lane.secret());
         self.check_status(&expected, &gateway.call(&status).await);
+        self.check_told(&expected, gateway).await;
         self.check_calls(&expected, &request.payload_bytes());
         counts
     }
@@ -170,11 +171,32 @@ impl Cell<'_> {
         let list = status["upstreams"].as_array().expect("a list");
         let upstream = |name: &str| list.iter().find(|upstream| upstream["name"] == name);
         let names = [self.lane.bad_name(), self.lane.other_name()];
-        for (name, error) in names.iter().zip(&expected.last_errors) {
+        let said = expected.last_errors.iter().zip(expected.states);
+        for (name, (error, state)) in names.iter().zip(said) {
             let Some(upstream) = upstream(name) else { continue };
             assert_eq!(upstream["inflight"], 0, "{self}: {upstream}");
             let error = error.as_deref().map_or(Value::Null, Value::from);
             assert_eq!(upstream["last_error"]["what"], error, "{self}: {upstream}");
+            // A pause that we chose ourselves may be over by now.
+            if state != "resting" || upstream["state"] != "healthy" {
+                assert_eq!(upstream["state"], state, "{self}: {upstream}");
+            }
+        }
+    }
+
+    /// An operator finds in the log who is kept from calls.
+    async fn check_told(&self, expected: &Expected, gateway: &Gateway) {
+        for (name, state) in
+            [self.lane.bad_name(), self.lane.other_name()].iter().zip(expected.states)
+        {
+            let message = match state {
+                "ejected" => "upstream ejected",
+                "rate_limited" => "upstream rate limited",
+                "resting" => "upstream resting",
+                _ => continue,
+            };
+            let says = |line: &Value| line["message"] == message && line["upstream"] == **name;
+            gateway.process.stderr.json_where(&format!("{self}: {message}"), says).await;
         }
     }
 }

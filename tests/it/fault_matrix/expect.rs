@@ -72,6 +72,7 @@ pub(super) struct Expected {
     pub(super) counts: Counts,
     /// What `/status` says of the two.
     pub(super) last_errors: [Option<String>; 2],
+    pub(super) states: [&'static str; 2],
 }
 
 impl Expected {
@@ -91,6 +92,7 @@ impl Expected {
             is_early: script.is_some_and(|reply| reply.is_early),
             counts: Counts::default(),
             last_errors: [None, None],
+            states: ["healthy"; 2],
         };
         match cell.lane.fault.ends {
             Ends::Moves(failed) => expected.moves(cell, failed),
@@ -117,6 +119,7 @@ impl Expected {
         let counts = &mut self.counts;
         counts.add("cirque_upstream_requests_total", "bad", outcome, 1);
         self.last_errors[0] = Some(what.to_owned());
+        self.states[0] = failed.state;
         match cell.lane.company {
             Company::OneGood => {
                 counts.add("cirque_upstream_requests_total", "other", "ok", 1);
@@ -130,6 +133,7 @@ impl Expected {
             Company::AllBad => {
                 counts.add("cirque_upstream_requests_total", "other", outcome, 1);
                 self.last_errors[1] = Some(what.to_owned());
+                self.states[1] = failed.state;
                 self.refused(failed);
             }
             Company::Nobody => {

@@ -62,6 +62,8 @@ pub(super) struct Fault {
     pub(super) http1_only: bool,
     /// It takes long or keeps later calls away, so that each cell has a lane of its own.
     pub(super) is_alone: bool,
+    /// One of many of its kind, whose small requests will do.
+    pub(super) is_brief: bool,
 }
 
 /// What becomes of a call.
@@ -103,6 +105,8 @@ pub(super) struct Move {
     pub(super) status: u16,
     pub(super) code: &'static str,
     pub(super) retry_after: Option<&'static str>,
+    /// What `/status` says of the upstream afterwards.
+    pub(super) state: &'static str,
 }
 
 /// How a caller learns that a reply broke off.
@@ -133,6 +137,7 @@ impl Fault {
             settings: "",
             http1_only: false,
             is_alone: false,
+            is_brief: false,
         }
     }
 
@@ -149,8 +154,22 @@ impl Fault {
         Self { http1_only: true, ..self }
     }
 
+    pub(super) const fn brief(self) -> Self {
+        Self { is_brief: true, ..self }
+    }
+
     pub(super) const fn alone(self) -> Self {
         Self { is_alone: true, ..self }
+    }
+}
+
+impl Ends {
+    /// The same, where the upstream is kept from calls afterwards.
+    pub(super) const fn leaves(self, state: &'static str) -> Self {
+        match self {
+            Self::Moves(failed) => Self::Moves(Move { state, ..failed }),
+            Self::Passes { .. } | Self::Broken { .. } => self,
+        }
     }
 }
 
@@ -163,6 +182,7 @@ pub(super) const fn moves(outcome: &'static str, what: &'static str) -> Ends {
         status: 502,
         code: "upstream_error",
         retry_after: None,
+        state: "healthy",
     })
 }
 
@@ -175,6 +195,7 @@ pub(super) const fn moves_only(outcome: &'static str, what: &'static str) -> End
         status: 502,
         code: "upstream_error",
         retry_after: None,
+        state: "healthy",
     })
 }
 
@@ -187,6 +208,7 @@ pub(super) const fn expires(what: &'static str) -> Ends {
         status: 504,
         code: "upstream_timeout",
         retry_after: None,
+        state: "healthy",
     })
 }
 
@@ -199,6 +221,7 @@ pub(super) const fn limited(what: &'static str, wish: &'static str) -> Ends {
         status: 429,
         code: "rate_limit_exceeded",
         retry_after: Some(wish),
+        state: "healthy",
     })
 }
 

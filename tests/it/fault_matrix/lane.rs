@@ -93,7 +93,8 @@ async fn add_lanes(fault: &'static Fault, lanes: &mut Vec<Lane>) {
 }
 
 fn calls(fault: &Fault, company: Company) -> Vec<(Shape, Http, usize)> {
-    let sizes = if company == Company::Nobody { &SIZES[..1] } else { &SIZES[..] };
+    let is_small = company == Company::Nobody || fault.is_brief;
+    let sizes = if is_small { &SIZES[..1] } else { &SIZES[..] };
     let mut calls = Vec::new();
     for shape in fault.shapes {
         for http in VERSIONS {
