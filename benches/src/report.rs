@@ -177,7 +177,7 @@ impl Results {
             // Writing to a `String` cannot fail.
             let _ = writeln!(out, "| {work} | {bare} | {cirque} | {ratio} | {aim} | {met} |");
         }
-        out + &self.limits() + &self.caveat() + &self.tracing()
+        out + &self.limits() + &self.elsewhere() + &self.caveat() + &self.tracing()
     }
 
     /// What tracing adds, in a table of its own; nothing where it was not measured.
@@ -220,6 +220,27 @@ impl Results {
              µs). 100,000 keys: first answer after {start:.0} ms (aim: at most 1,000 ms), {keys:.1} µs \
              a call more than with one.\n"
         )
+    }
+
+    /// What a call waits longer for a Redis that decides, and for a Langfuse that does not answer.
+    fn elsewhere(&self) -> String {
+        let added = |who, path| {
+            Some(self.lowest(who, "call", path)? - self.lowest("cirque", "call", path)?)
+        };
+        let mut out = String::new();
+        for (who, what, aim) in [
+            ("shared", "Limits and budget in Redis", "1,000 µs"),
+            ("away", "Langfuse away", "nothing that can be told from noise"),
+        ] {
+            if let (Some(p50), Some(p99)) = (added(who, "/p50_us"), added(who, "/p99_us")) {
+                // Writing to a `String` cannot fail.
+                let _ = writeln!(
+                    out,
+                    "\n{what}: a call takes {p50:.0} µs more at p50, {p99:.0} µs at p99 (aim: {aim})."
+                );
+            }
+        }
+        out
     }
 
     /// A gateway that was not saturated says nothing about calls a second.
