@@ -202,8 +202,8 @@ impl Books {
     ) -> Option<&mut Lease> {
         self.budget = account.budget;
         let term = Term::at(account.budget?.per, when.redis_ms);
-        if self.lease.as_ref().is_none_or(|l| l.term != term || l.is_stale(when.here)) {
-            let known = self.past.iter().position(|l| l.term == term && !l.is_stale(when.here));
+        if self.lease.as_ref().is_none_or(|lease| lease.term != term) {
+            let known = self.past.iter().position(|lease| lease.term == term);
             let next = known.map(|place| self.past.swap_remove(place));
             let next = next.unwrap_or_else(|| Lease::new(term, record(), when.here));
             self.past.extend(self.lease.replace(next));

@@ -120,7 +120,8 @@ async fn beat(inner: &Inner, live: &Live, patience: Duration) -> Result<(), Trou
 /// A beat, and whatever nobody has asked for: calls that still run, money that lies idle.
 async fn look_around(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Trouble> {
     beat(inner, live, PATIENCE).await?;
-    let has_news = |entry: &Arc<Entry>| !lock(&entry.books).is_quiet();
+    let now = inner.when().here;
+    let has_news = |entry: &Arc<Entry>| !lock(&entry.books).is_quiet(now);
     let entries = inner.entries().into_iter().filter(has_news).collect();
     tell_all(inner, live, entries, Tell::News).await?;
     clear_claims(inner);

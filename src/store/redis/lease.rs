@@ -78,9 +78,9 @@ pub(super) const MOST: u64 = (1 << 53) - 1;
 /// A replica keeps what it promised in its busiest two seconds of the last minute.
 const ROUND: Duration = Duration::from_secs(2);
 const ROUNDS: u64 = 30;
-/// After so long without a word an empty lease makes place for a new one, long before Redis
-/// forgets its record.
-const STALE: Duration = Duration::from_hours(12);
+/// What was spent is told again so often, long before Redis forgets the record of a replica that is
+/// silent for a day: it would take what it is told later for something new, and count it twice.
+const REMIND: Duration = Duration::from_hours(6);
 /// Well within the ten seconds after which Redis takes a silent replica for gone.
 const REFRESH: Duration = Duration::from_secs(4);
 
@@ -292,9 +292,14 @@ impl Lease {
     /// What is held for calls to come is told again and again: others count on it only while this
     /// replica is heard of.
     pub(super) fn refresh(&mut self, now: Duration) {
-        if self.idle() > 0 && self.told_at + REFRESH < now {
+        if self.idle() > 0 && self.told_at + REFRESH < now || self.is_due(now) {
             self.told = None;
         }
+    }
+
+    /// Whether Redis has not heard for long of what it must not forget.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        self.given > 0 && self.told_at + REMIND < now
     }
 
     /// Whether Redis knows what is to be known.
@@ -305,11 +310,6 @@ impl Lease {
     /// Whether nothing is held and no call runs.
     pub(super) fn is_empty(&self) -> bool {
         self.reserved == 0 && self.asked == 0 && self.asking_for_all == 0 && self.held() == 0
-    }
-
-    /// Whether another record should take its place: Redis may soon forget this one.
-    pub(super) fn is_stale(&self, now: Duration) -> bool {
-        self.is_empty() && self.is_told() && now.saturating_sub(self.told_at) > STALE
     }
 
     /// Spend that Redis has not heard of.

@@ -32,8 +32,8 @@ impl Books {
     }
 
     /// Whether there is nothing to tell and nothing that could come to be told by itself.
-    pub(super) fn is_quiet(&self) -> bool {
-        let is_settled = |lease: &Lease| lease.is_told() && lease.is_empty();
+    pub(super) fn is_quiet(&self, now: Duration) -> bool {
+        let is_settled = |lease: &Lease| lease.is_told() && lease.is_empty() && !lease.is_due(now);
         self.running.is_empty()
             && self.ended.is_empty()
             && self.away.is_empty()
@@ -138,5 +138,48 @@ impl Report {
             && self.ended.is_empty()
             && self.running.is_empty()
             && self.away.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::books::When;
+    use super::*;
+    use crate::store::{Account, Budget, Period};
+
+    fn hours(hours: u64) -> Duration {
+        Duration::from_hours(hours)
+    }
+
+    /// Tells what there is to tell; what Redis says it has given.
+    fn tell(books: &mut Books, now: Duration, given: u64) -> Option<Word> {
+        let report = books.report(Tell::News, 1, now)?;
+        books.reported(&report, &Receipt { given, used: given, spent: 0, is_scarce: false }, now);
+        report.word
+    }
+
+    #[test]
+    fn an_idle_night_neither_forgets_a_lease_nor_lets_redis_forget_it() {
+        let budget = Some(Budget { limit: NanoUsd(1_000), per: Period::Total });
+        let account = Account { key: "k".into(), budget, ..Account::default() };
+        let mut books = Books::new("k");
+        let at = |here| When { here, redis_ms: 0 };
+        let lease = books.lease(&account, at(Duration::ZERO), || "first".into()).unwrap();
+        lease.learn(100);
+        lease.promise(NanoUsd(100), Duration::ZERO);
+        lease.settle(NanoUsd(100), NanoUsd(100));
+        assert_eq!(tell(&mut books, hours(0), 100).unwrap().spent, 100);
+        assert!(books.is_quiet(hours(5)) && tell(&mut books, hours(5), 100).is_none());
+        // Redis takes a replica for dead after a day without a word.
+        for night in 1..=4 {
+            let now = hours(7 * night);
+            assert!(!books.is_quiet(now), "{now:?}");
+            assert_eq!(tell(&mut books, now, 100).unwrap().spent, 100);
+            assert!(books.is_quiet(now));
+            let lease = books.lease(&account, at(now), || "second".into()).unwrap();
+            assert_eq!(&*lease.record, "first", "its spend would be counted nowhere, or twice");
+        }
+        books.retell();
+        assert_eq!(tell(&mut books, hours(29), 0).unwrap().spent, 100);
     }
 }
