@@ -30,6 +30,8 @@ const DRAIN_FIRST: u64 = 64 << 10;
 /// would otherwise lose the answer to a reset (PINGORA P24).
 const LINGER_BYTES: u64 = 8 << 20;
 const LINGER: Duration = Duration::from_secs(2);
+/// Said where no waiting helps: a client that finds no time in a 429 comes back within a second.
+const NO_USE_WAITING: Duration = Duration::from_hours(1);
 /// A caller who does not take a reply for so long is gone; it would hold its upstream for ever.
 const WRITE_STALL: Duration = Duration::from_mins(1);
 
@@ -43,10 +45,14 @@ pub(super) struct Signature {
 impl Signature {
     /// The signature of this request.
     pub(super) fn of(ctx: &Ctx) -> Self {
+        let known = ctx.caller.as_ref().map(|caller| &caller.account);
+        let now =
+            || known.filter(|account| account.is_limited()).map(|a| ctx.shared.limits.standing(a));
+        let standing = ctx.standing.or_else(now);
         Self {
             request_id: HeaderValue::from_str(ctx.request_id.as_str()).ok(),
             cors: ctx.snapshot.cors.reply(ctx.origin.as_ref()),
-            limits: ctx.standing.as_ref().map(headers::headers).unwrap_or_default(),
+            limits: standing.as_ref().map(headers::headers).unwrap_or_default(),
         }
     }
 
@@ -196,14 +202,16 @@ fn error_header(ctx: &Ctx, rejection: &Rejection, length: usize) -> Box<Response
     let mut header = blank(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
     set(&mut header, CONTENT_TYPE, JSON);
     set(&mut header, CONTENT_LENGTH, HeaderValue::from(length));
-    if let Some(after) = rejection.retry_after {
+    let is_wait = matches!(rejection.kind.row().status, 429 | 503);
+    let is_final = is_wait && rejection.retry_after.is_none();
+    if let Some(after) = rejection.retry_after.or_else(|| is_final.then_some(NO_USE_WAITING)) {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         set(&mut header, RETRY_AFTER, HeaderValue::from(seconds));
     }
     if let Some(upstream) = &ctx.outcome.upstream {
         name_upstream(&mut header, upstream, ctx.outcome.attempts);
     }
-    if ctx.outcome.attempts > 1 || rejection.kind == Kind::InsufficientQuota {
+    if ctx.outcome.attempts > 1 || is_final || rejection.kind == Kind::InsufficientQuota {
         // We have tried more than once: a client's own retries would multiply ours. And money does
         // not come back within a client's patience.
         set(&mut header, SHOULD_RETRY, HeaderValue::from_static("false"));

@@ -139,7 +139,8 @@ async fn a_call_that_can_never_fit_is_told_so() {
     body["max_tokens"] = json!(2_000);
     let refused = gateway.post(CHAT, &body).await;
     assert_openai_error(&refused, 429, "rate_limit_exceeded");
-    assert_eq!(refused.header("retry-after"), None, "waiting does not help");
+    assert_eq!(refused.header("x-should-retry"), Some("false"), "waiting does not help");
+    assert_eq!(refused.header("retry-after"), Some("3600"));
     let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("1000") && message.contains("lower the maximum"), "{message}");
     assert_eq!(number(&refused, "x-ratelimit-remaining-tokens"), 1_000);
@@ -207,8 +208,28 @@ async fn headers_tell_the_truth_on_every_kind_of_reply() {
     let message = json!({"model": "m", "max_tokens": 5, "messages": chat()["messages"]});
     let refused = gateway.post("/v1/messages", &message).await;
     assert_anthropic_error(&refused, 429, "rate_limit_error");
-    let plain = gateway.get("/v1/models").await;
-    assert_eq!(plain.header("x-ratelimit-limit-requests"), None, "it is not counted");
+}
+
+#[tokio::test]
+async fn every_reply_to_a_limited_key_says_how_its_limits_stand_and_counts_calls_alone() {
+    let (origin, gateway) = limited("requests_per_minute: 10, tokens_per_minute: 5000").await;
+    let mut long = chat();
+    long["max_tokens"] = json!(9_000);
+    let packed = Request::post(CHAT, &chat()).header("content-encoding", "gzip");
+    for (status, reply) in [
+        (400, gateway.post(CHAT, &json!({"messages": []})).await),
+        (404, gateway.get("/v1/models/nobody/knows").await),
+        (415, gateway.call(&packed).await),
+        (429, gateway.post(CHAT, &long).await),
+        (200, gateway.get("/v1/models").await),
+        (200, gateway.get("/status").await),
+    ] {
+        assert_eq!(reply.status, status, "{}", reply.text());
+        assert_eq!(number(&reply, "x-ratelimit-limit-requests"), 10, "{status}");
+        assert_eq!(number(&reply, "x-ratelimit-remaining-requests"), 10, "{status}");
+        assert_eq!(number(&reply, "x-ratelimit-remaining-tokens"), 5_000, "{status}");
+    }
+    assert!(origin.calls().is_empty());
 }
 
 #[tokio::test]
