@@ -6,16 +6,9 @@ use super::sections::Config;
 /// `/status`, so that none is silently ignored.
 #[must_use]
 pub fn not_yet(config: &Config) -> Vec<String> {
-    let keys = &config.keys;
-    let rows = [
-        (
-            keys.iter().any(|key| !key.metadata.is_empty()),
-            "keys[].metadata: it goes to no trace yet",
-        ),
-        (
-            config.server.upgrade_sock.is_some(),
-            "server.upgrade_sock: listeners are not handed to a successor yet",
-        ),
-    ];
+    let rows = [(
+        config.server.upgrade_sock.is_some(),
+        "server.upgrade_sock: listeners are not handed to a successor yet",
+    )];
     rows.iter().filter(|(is_used, _)| *is_used).map(|(_, why)| (*why).to_owned()).collect()
 }

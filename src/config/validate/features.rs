@@ -34,9 +34,9 @@ fn prices(config: &Config, report: &mut Report<'_>) {
             ("output_per_million", Some(price.output_per_million)),
             ("cached_input_per_million", price.cached_input_per_million),
         ] {
-            if dollars.is_some_and(|dollars| dollars < 0.0) {
+            if dollars.is_some_and(|dollars| !dollars.is_finite() || dollars < 0.0) {
                 let hint = "write US dollars per million tokens, 0 or more";
-                report.fault(&path.key(name), "a price below zero", hint);
+                report.fault(&path.key(name), "not a price of zero or more", hint);
             }
         }
     }

@@ -73,9 +73,18 @@ fn path(folder: &Path) -> PathBuf {
     folder.join("ledger.sqlite")
 }
 
-/// `SQLite` counts in signed numbers; what is beyond them is not reached by adding up tokens.
+/// The most that one line counts of anything: nine million dollars, or more tokens than there are.
+/// `SQLite` refuses to add up what goes beyond a signed number; a thousand lines of this do not.
+const MOST: i64 = 1 << 53;
+
+/// As `SQLite` counts, in signed numbers.
 fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    i64::try_from(number).map_or(MOST, |number| number.min(MOST))
+}
+
+/// The sum of a column, whatever absurd figure an earlier version has let in.
+fn sum(column: &str) -> String {
+    format!("sum(min(CAST({column} AS INTEGER), {MOST}))")
 }
 
 fn unsigned(number: i64) -> u64 {
@@ -144,11 +153,12 @@ impl Ledger {
             self.0.query_row("SELECT max(day) FROM ledger", [], |row| row.get(0))?;
         let today = Day::of(now).max(Day(latest.unwrap_or_default()));
         let first = Day::from_date(today.date().replace_day(1).unwrap_or(today.date()));
-        let mut query = self.0.prepare(
-            "SELECT key, sum(CASE WHEN day = ?1 THEN nano_usd ELSE 0 END),
-               sum(CASE WHEN day >= ?2 THEN nano_usd ELSE 0 END), sum(nano_usd)
-             FROM ledger GROUP BY key",
-        )?;
+        let mut query = self.0.prepare(&format!(
+            "SELECT key, {}, {}, {} FROM ledger GROUP BY key",
+            sum("CASE WHEN day = ?1 THEN nano_usd ELSE 0 END"),
+            sum("CASE WHEN day >= ?2 THEN nano_usd ELSE 0 END"),
+            sum("nano_usd"),
+        ))?;
         let read = |row: &rusqlite::Row<'_>| {
             let nano = |place| Ok::<_, rusqlite::Error>(NanoUsd(unsigned(row.get(place)?)));
             Ok((row.get(0)?, Purse::restored(today, nano(1)?, nano(2)?, nano(3)?)))
@@ -182,11 +192,11 @@ pub fn report(
         By::Model => "model",
         By::Day => "day",
     };
-    let order = if by == By::Day { "day" } else { "sum(nano_usd) DESC, 1" };
+    let order = if by == By::Day { "day" } else { "7 DESC, 1" };
     let sql = format!(
-        "SELECT {column}, sum(calls), sum(input), sum(cached_input), sum(output), sum(reasoning),
-           sum(nano_usd) FROM ledger WHERE day >= ?1 AND day <= ?2
-         GROUP BY {column} ORDER BY {order}"
+        "SELECT {column}, {} FROM ledger WHERE day >= ?1 AND day <= ?2
+         GROUP BY {column} ORDER BY {order}",
+        ["calls", "input", "cached_input", "output", "reasoning", "nano_usd"].map(sum).join(", "),
     );
     let mut query = connection.prepare(&sql).map_err(failed)?;
     let bounds = [since.map_or(0, |day| day.0), until.map_or(i64::MAX, |day| day.0)];

@@ -77,6 +77,26 @@ fn spend_survives_a_restart_exactly() {
 }
 
 #[test]
+fn an_absurd_cost_is_no_reason_not_to_start() {
+    let folder = TempDir::new().unwrap();
+    for round in 0..4 {
+        let store = open(folder.path());
+        let account = account(u64::MAX);
+        let call = hold(store.admit(&account, &ask(round, 100), moment()));
+        let mut absurd = cost(u64::MAX);
+        let entry = absurd.entry.as_mut().unwrap();
+        entry.usage.input = u64::MAX;
+        entry.model = if round < 2 { "acme/m".into() } else { "acme/n".into() };
+        store.settle(&account, &call, &absurd, moment());
+        store.close();
+    }
+    assert!(used(&open(folder.path())) >= 1 << 53);
+    let lines = report(folder.path(), By::Key, None, None).unwrap();
+    assert_eq!(lines[0].calls, 4);
+    assert!(lines[0].cost.0 >= 1 << 53 && lines[0].input >= 1 << 53);
+}
+
+#[test]
 fn a_death_charges_ended_calls_as_they_were_and_running_ones_in_full() {
     let folder = TempDir::new().unwrap();
     let store = open(folder.path());
