@@ -57,6 +57,8 @@ pub(super) struct Model {
     /// Whether `fields` say whose model it is; else the name of the upstream stands in.
     is_owned: bool,
     pub(super) entry: Entry,
+    /// The most its tokens may cost; `None` where nobody can say.
+    pub(super) most: Option<Prices>,
 }
 
 impl UpstreamList {
@@ -108,6 +110,7 @@ impl Model {
             fields: String::new(),
             is_owned: false,
             entry: Entry::default(),
+            most: None,
         };
         model.complete(&Fields(Vec::new()));
         model
@@ -119,8 +122,9 @@ impl Model {
         if id.is_empty() || id.len() > MAX_ID_BYTES {
             return None;
         }
+        let pricing: Map<String, Value> = fields.read("pricing").unwrap_or_default();
         let entry = Entry {
-            prices: fields.read("pricing").as_ref().and_then(Prices::of),
+            prices: Prices::of(&pricing),
             max_output_tokens: fields
                 .read("top_provider")
                 .and_then(|top: Map<String, Value>| top.get("max_completion_tokens")?.as_u64())
@@ -129,7 +133,8 @@ impl Model {
             canonical_slug: fields.read("canonical_slug"),
         };
         let is_owned = fields.has("owned_by");
-        let mut model = Self { id, fields: String::new(), is_owned, entry };
+        let most = entry.prices.and_then(|prices| prices.most(&pricing));
+        let mut model = Self { id, fields: String::new(), is_owned, entry, most };
         for (name, value) in fields.0.iter().filter(|(name, _)| name != "id") {
             model.put(name, value.get());
         }
@@ -184,13 +189,19 @@ fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
+/// The prices that are read; what else stands there is billed by the upstream alone.
+const TOKEN_PRICES: [&str; 5] =
+    ["prompt", "completion", "input_cache_read", "input_cache_write", "request"];
+
+/// An amount of dollars, as a number or as a text.
+fn usd(value: &Value) -> Option<f64> {
+    let usd = value.as_str().map_or_else(|| value.as_f64(), |text| text.parse().ok())?;
+    (usd.is_finite() && usd >= 0.0).then_some(usd)
+}
+
 impl Prices {
     fn of(pricing: &Map<String, Value>) -> Option<Self> {
-        let price = |name: &str| {
-            let value = pricing.get(name)?;
-            let usd = value.as_str().map_or_else(|| value.as_f64(), |text| text.parse().ok())?;
-            (usd.is_finite() && usd >= 0.0).then_some(usd)
-        };
+        let price = |name: &str| usd(pricing.get(name)?);
         Some(Self {
             input: price("prompt")?,
             output: price("completion")?,
@@ -198,6 +209,32 @@ impl Prices {
             cache_write: price("input_cache_write"),
             request: price("request").unwrap_or_default(),
         })
+    }
+
+    /// The dearest they may become by `overrides`, for long prompts or at certain hours. `None` for a
+    /// model whose tokens are free and which bills images, searches or minutes instead.
+    fn most(self, pricing: &Map<String, Value>) -> Option<Self> {
+        let overrides = pricing.get("overrides").and_then(Value::as_array);
+        let over = overrides.into_iter().flatten().filter_map(Value::as_object);
+        let most = over.fold(self, |most, over| {
+            let dearer = |name: &str, than: f64| {
+                over.get(name).and_then(usd).map_or(than, |usd| usd.max(than))
+            };
+            let input = dearer("prompt", most.input);
+            Self {
+                input,
+                output: dearer("completion", most.output),
+                cached_input: Some(dearer("input_cache_read", most.cached_input.unwrap_or(input))),
+                cache_write: Some(dearer("input_cache_write", most.cache_write.unwrap_or(input))),
+                request: dearer("request", most.request),
+            }
+        });
+        let is_free = [most.input, most.output, most.request].iter().all(|usd| *usd <= 0.0);
+        let is_other = |name: &str| !TOKEN_PRICES.contains(&name) && name != "discount";
+        let has_other = pricing
+            .iter()
+            .any(|(name, value)| is_other(name) && usd(value).is_some_and(|usd| usd > 0.0));
+        (!is_free || !has_other).then_some(most)
     }
 }
 

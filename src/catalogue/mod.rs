@@ -32,6 +32,19 @@ pub struct Catalogue {
     /// In the order of upstreams and of their lists.
     items: Vec<Arc<Item>>,
     by_id: BTreeMap<Arc<str>, Arc<Item>>,
+    /// What each upstream that offers a model takes for it.
+    offers: BTreeMap<Arc<str>, Vec<Offer>>,
+}
+
+/// What one upstream lists as the price of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    /// Its name.
+    pub upstream: Arc<str>,
+    /// What tokens cost there.
+    pub prices: Prices,
+    /// The most they may cost there; `None` where it bills something else instead.
+    pub most: Option<Prices>,
 }
 
 #[derive(Debug)]
@@ -67,6 +80,7 @@ impl Catalogue {
     }
 
     fn add(&mut self, id: &str, model: &Model, upstream: &str) {
+        self.offer(id, model, upstream);
         if self.by_id.contains_key(id) {
             return;
         }
@@ -75,6 +89,20 @@ impl Catalogue {
         let item = Arc::new(Item { id: Arc::clone(&id), json, entry: model.entry.clone() });
         self.items.push(Arc::clone(&item));
         self.by_id.insert(id, item);
+    }
+
+    /// Of two models of one upstream under one name the first is the one that is called.
+    fn offer(&mut self, id: &str, model: &Model, upstream: &str) {
+        let Some(prices) = model.entry.prices else { return };
+        let offers = self.offers.entry(id.into()).or_default();
+        if offers.last().is_none_or(|last| *last.upstream != *upstream) {
+            offers.push(Offer { upstream: upstream.into(), prices, most: model.most });
+        }
+    }
+
+    /// What the upstreams that offer a model take for it.
+    pub fn offers(&self, id: &str) -> &[Offer] {
+        self.offers.get(id).map_or(&[], Vec::as_slice)
     }
 
     /// The answer to `GET /v1/models`, with the models that `may_use` allows.
@@ -104,9 +132,9 @@ impl Catalogue {
         self.by_id.get(id).map(|item| &item.entry)
     }
 
-    /// What is known of every model.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.items.iter().map(|item| &item.entry)
+    /// What is taken for any model.
+    pub fn all_offers(&self) -> impl Iterator<Item = &Offer> {
+        self.offers.values().flatten()
     }
 
     /// The names callers use, in the order of the list.

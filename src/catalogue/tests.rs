@@ -157,6 +157,44 @@ fn the_first_upstream_wins_and_the_order_stays() {
 }
 
 #[test]
+fn each_upstream_has_prices_of_its_own() {
+    let (first, second, third) = (
+        list(br#"[{"id":"a","pricing":{"prompt":"0.1","completion":"0.2"}}]"#),
+        list(br#"[{"id":"a"},{"id":"b","pricing":{"prompt":"1","completion":"1"}}]"#),
+        list(br#"[{"id":"a","pricing":{"prompt":"0.3","completion":"0"}}]"#),
+    );
+    let views = ["one", "two", "three"].map(view);
+    let catalogue = Catalogue::merge(views.iter().zip([&first, &second, &third]));
+    let of = |id| {
+        let offers = catalogue.offers(id).iter();
+        offers.map(|o| (&*o.upstream, o.prices.input)).collect::<Vec<_>>()
+    };
+    assert_eq!(of("a"), [("one", 0.1), ("three", 0.3)]);
+    assert_eq!(of("b"), [("two", 1.0)]);
+    assert_eq!(of("c"), []);
+}
+
+#[test]
+fn the_most_a_model_may_cost_is_known_or_nobody_knows_it() {
+    let most = |pricing: &str| {
+        let body = format!(r#"[{{"id":"a","pricing":{pricing}}}]"#);
+        let catalogue = single(body.as_bytes());
+        catalogue.offers("a").first().and_then(|offer| offer.most).map(|p| (p.input, p.output))
+    };
+    assert_eq!(most(r#"{"prompt":"1","completion":"2","image":"9"}"#), Some((1.0, 2.0)));
+    assert_eq!(most(r#"{"prompt":"0","completion":"0"}"#), Some((0.0, 0.0)));
+    assert_eq!(
+        most(r#"{"prompt":"0","completion":"0","image":"0","discount":0.5}"#),
+        Some((0.0, 0.0))
+    );
+    assert_eq!(most(r#"{"prompt":"0","completion":"0","image":"0.04"}"#), None);
+    assert_eq!(most(r#"{"prompt":"0","completion":"0","audio":"0.01"}"#), None);
+    let long = r#"{"prompt":"1","completion":"2","overrides":[
+        {"min_prompt_tokens":200000,"prompt":"3"},{"completion":"1.5"},{"completion":"4"},7]}"#;
+    assert_eq!(most(long), Some((3.0, 4.0)));
+}
+
+#[test]
 fn models_are_listed_under_the_callers_names() {
     let aliases = BTreeMap::from([
         ("fast".to_owned(), "llama".to_owned()),

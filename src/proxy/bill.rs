@@ -12,6 +12,10 @@ use crate::protocol::usage::{Cost, CostSource, Usage};
 use crate::store::{Entry, NanoUsd, Settlement};
 use std::sync::Arc;
 
+/// No call costs so much. Who says so counts in another unit, and sums of such figures would end what
+/// the ledger can add up.
+const MOST_USD: f64 = 1e6;
+
 /// What is known of a call that has ended.
 #[derive(Debug, Clone, Copy)]
 struct Used {
@@ -87,7 +91,7 @@ fn settled(ctx: &Ctx, admission: Admission, reading: &Reading) -> Option<Cost> {
     let models = ctx.shared.current.models.load();
     let pricing = Pricing { snapshot: &ctx.snapshot, models: &models };
     let priced = |used: &Used, asked: &str, sent: &str| {
-        let of_model = || pricing.rates(asked, sent);
+        let of_model = || pricing.rates(asked, sent, outcome.upstream.as_deref());
         bill(used, &stake, Prices { of_model, dearest: || pricing.dearest() })
     };
     let last = priced(&used, asked, sent);
@@ -106,9 +110,10 @@ fn settled(ctx: &Ctx, admission: Admission, reading: &Reading) -> Option<Cost> {
         usage: bill.usage,
     };
     let tokens = bill.usage.input_total.saturating_add(bill.usage.output_total);
-    permit.settle(&Settlement { tokens, cost: bill.cost, entry: Some(entry) });
+    let cost = bill.cost.min(NanoUsd::from_usd(MOST_USD));
+    permit.settle(&Settlement { tokens, cost, entry: Some(entry) });
     let is_all = bill.source == CostSource::Upstream;
-    let usd = used.upstream_usd.filter(|_| is_all).unwrap_or_else(|| bill.cost.usd());
+    let usd = used.upstream_usd.filter(|_| is_all).unwrap_or_else(|| cost.usd());
     Some(Cost { usd, source: bill.source })
 }
 
@@ -134,10 +139,20 @@ fn used(ctx: &Ctx, reading: &Reading) -> Used {
     Used {
         usage: reading.usage,
         is_open: ctx.stream && reading.finish.is_none(),
-        upstream_usd: reading.upstream_cost_usd,
+        upstream_usd: reading.upstream_cost_usd.filter(|usd| is_likely(ctx, *usd)),
         produced,
         has_worked,
     }
+}
+
+/// Whether an upstream's own figure can be dollars at all.
+fn is_likely(ctx: &Ctx, usd: f64) -> bool {
+    let is_likely = usd <= MOST_USD;
+    if !is_likely {
+        let upstream = ctx.outcome.upstream.as_deref().unwrap_or_default();
+        tracing::warn!(upstream, usd, "a cost that cannot be in dollars; prices are used instead");
+    }
+    is_likely
 }
 
 /// What is known of a call that was sent and not waited for: a stream stops where it is left, before

@@ -19,12 +19,17 @@ pub(super) struct Pricing<'a> {
 }
 
 impl Pricing<'_> {
-    /// The price of a model, and who says so: by the caller's name for it, or by the name that its
-    /// upstream knows.
-    pub(super) fn rates(&self, model: &str, sent: &str) -> Option<(Rates, CostSource)> {
+    /// The price of a model at an upstream, and who says so: by the caller's name for it, or by the
+    /// name that its upstream knows.
+    pub(super) fn rates(
+        &self,
+        model: &str,
+        sent: &str,
+        upstream: Option<&str>,
+    ) -> Option<(Rates, CostSource)> {
         let prices = &self.snapshot.prices;
         let configured = prices.get(model).or_else(|| prices.get(sent));
-        let listed = || self.listed(model).or_else(|| self.listed(sent));
+        let listed = || self.listed(model, upstream).or_else(|| self.listed(sent, upstream));
         let config = configured.map(|rates| (rates, CostSource::Config));
         config.or_else(|| Some((listed()?, CostSource::Catalogue)))
     }
@@ -38,14 +43,16 @@ impl Pricing<'_> {
         }
         let names = self.snapshot.upstreams.iter().map(|upstream| upstream.model_name(model));
         let by_name = names.filter(|name| *name != model).filter_map(|name| prices.get(name));
-        let rates: Vec<Rates> = by_name.chain(self.listed(model)).collect();
+        let listed =
+            self.models.offers(model).iter().map(|offer| offer.most.as_ref().map(of_catalogue));
+        let rates: Vec<Rates> = by_name.map(Some).chain(listed).collect::<Option<_>>()?;
         (!rates.is_empty()).then_some(rates)
     }
 
     /// The dearest price of any model that is known here; of any on sale where none is.
     pub(super) fn dearest(&self) -> Rates {
-        let listed =
-            self.models.entries().filter_map(|entry| Some(of_catalogue(entry.prices.as_ref()?)));
+        let offers = self.models.all_offers();
+        let listed = offers.map(|offer| of_catalogue(offer.most.as_ref().unwrap_or(&offer.prices)));
         let known = self.snapshot.prices.all().copied().chain(listed);
         known.reduce(|one, other| one.dearer(&other)).unwrap_or_else(|| {
             let (input, output) = DEAREST_ON_SALE;
@@ -55,8 +62,13 @@ impl Pricing<'_> {
         })
     }
 
-    fn listed(&self, model: &str) -> Option<Rates> {
-        self.models.get(model)?.prices.as_ref().map(of_catalogue)
+    /// What the upstream lists that answered, else the dearest that any lists.
+    fn listed(&self, model: &str, upstream: Option<&str>) -> Option<Rates> {
+        let offers = self.models.offers(model);
+        let own = offers.iter().find(|offer| Some(&*offer.upstream) == upstream);
+        let rates = |offer: &catalogue::Offer| of_catalogue(&offer.prices);
+        let dearest = || offers.iter().map(rates).reduce(|one, other| one.dearer(&other));
+        own.map(rates).or_else(dearest)
     }
 }
 

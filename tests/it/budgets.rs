@@ -116,7 +116,8 @@ async fn without_a_known_price_a_crowd_goes_one_by_one_and_never_beyond() {
     spent_becomes(&gateway, 0.01).await;
     let refused = gateway.post(CHAT, &unpriced()).await;
     assert_openai_error(&refused, 429, "insufficient_quota");
-    assert_eq!(refused.header("retry-after"), None, "a budget in all never starts again");
+    assert_eq!(refused.header("retry-after"), Some("3600"), "a budget in all never starts again");
+    assert_eq!(refused.header("x-should-retry"), Some("false"));
 }
 
 #[tokio::test]
@@ -173,6 +174,114 @@ async fn every_source_of_a_cost_is_named() {
         }
         let counted = gateway.metric("cirque_cost_usd_total", &[("source", source)]).await;
         assert!(counted.is_some(), "{source}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_whose_tokens_are_free_and_whose_images_are_not_is_no_free_model() {
+    let origin = Origin::start().await;
+    let free = |image: &str| json!({"prompt": "0", "completion": "0", "image": image});
+    origin.lists_reply(Reply::json(
+        200,
+        &json!({"data": [
+            {"id": "draws", "pricing": free("0.04")}, {"id": "talks", "pricing": free("0")},
+        ]}),
+    ));
+    let gateway = Gateway::start(&config(&origin, "usd: 0.1, per: day")).await;
+    gateway.lists("talks").await;
+    origin.always(Reply::costing(0.05));
+    let mut body = chat();
+    body["model"] = json!("draws");
+    for _ in 0..2 {
+        gateway.post(CHAT, &body).await.assert_ok();
+    }
+    assert_openai_error(&gateway.post(CHAT, &body).await, 429, "insufficient_quota");
+    body["model"] = json!("talks");
+    gateway.post(CHAT, &body).await.assert_ok();
+}
+
+#[tokio::test]
+async fn the_dearest_that_any_upstream_lists_is_reserved_and_the_answering_ones_is_billed() {
+    let (cheap, dear) = (Origin::start().await, Origin::start().await);
+    let usage = json!({"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100});
+    for (origin, usd) in [(&cheap, "0.000001"), (&dear, "0.00001")] {
+        let listed = json!({"id": "shared", "pricing": {"prompt": usd, "completion": usd}});
+        origin.lists_reply(Reply::json(200, &json!({"data": [listed]})));
+        let choice = json!({"message": {"content": "hi"}, "finish_reason": "stop"});
+        origin.always(Reply::json(200, &json!({"choices": [choice], "usage": usage})));
+    }
+    let key = format!("name: tester, secret: \"{KEY}\", budget: {{ usd: 0.05, per: day }}");
+    let config = Config::new()
+        .without_keys()
+        .key(&key)
+        .upstream("cheap", &cheap.base_url(), "")
+        .upstream("dear", &dear.base_url(), "")
+        .route("models: [\"*\"], upstreams: [cheap, dear], balance: priority");
+    let gateway = Gateway::start(&config).await;
+    eventually("both lists", || async {
+        let mut body = short(10_000);
+        body["model"] = json!("shared");
+        (gateway.post(CHAT, &body).await.status == 429).then_some(())
+    })
+    .await;
+    let before = money(&gateway, "used_usd").await;
+    let mut body = short(100);
+    body["model"] = json!("shared");
+    gateway.post(CHAT, &body).await.assert_ok();
+    spent_becomes(&gateway, before + 0.001_1).await;
+}
+
+#[tokio::test]
+async fn a_cost_that_cannot_be_in_dollars_is_none() {
+    let (origin, gateway) = budgeted("usd: 5, per: day").await;
+    origin.always(Reply::costing(1e10));
+    let reply = gateway.post(CHAT, &short(100)).await;
+    reply.assert_ok();
+    // 10 tokens of the prompt and 5 of the answer.
+    assert_eq!(gateway.log_of(&reply).await["cost_usd"], 0.000_06);
+    spent_becomes(&gateway, 0.000_06).await;
+}
+
+/// What providers say of caches, reasoning, keys of one's own and in units of their own.
+#[tokio::test]
+async fn every_way_to_say_a_cost_is_understood_end_to_end() {
+    let origin = Origin::start().await;
+    let prices = "prices: { \"acme/*\": { input_per_million: 1, output_per_million: 10, \
+                  cached_input_per_million: 0.1 } }";
+    let key = format!("name: tester, secret: \"{KEY}\", budget: {{ usd: 50, per: day }}");
+    let gateway =
+        Gateway::start(&Config::to(&origin).without_keys().key(&key).section(prices)).await;
+    let details = json!({"cached_tokens": 600, "cache_write_tokens": 100});
+    let counted = json!({"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100,
+        "prompt_tokens_details": details, "completion_tokens_details": {"reasoning_tokens": 60}});
+    let with = |more: Value| {
+        let mut usage = counted.clone();
+        usage.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        usage
+    };
+    let own_key = json!({"cost": 0.05, "is_byok": true,
+        "cost_details": {"upstream_inference_cost": 1.0}});
+    let messages = json!({"input_tokens": 300, "cache_read_input_tokens": 600,
+        "cache_creation_input_tokens": 100, "output_tokens": 100});
+    let mut spent = 0.0;
+    for (path, usage, source, usd) in [
+        // 400 at 1 $, 600 at 0.1 $, 100 at 10 $ a million.
+        (CHAT, counted.clone(), "config", 0.001_46),
+        ("/v1/messages", messages, "config", 0.001_46),
+        (CHAT, with(own_key), "upstream", 1.05),
+        (CHAT, with(json!({"cost_in_usd_ticks": 5_000_000_000_u64})), "upstream", 0.5),
+        (CHAT, with(json!({"cost": 0})), "upstream", 0.0),
+    ] {
+        let choice = json!({"message": {"content": "hi"}, "finish_reason": "stop"});
+        let reply = json!({"type": "message", "choices": [choice], "content": [], "usage": usage});
+        origin.next(Reply::json(200, &reply));
+        let answer = gateway.post(path, &short(100)).await;
+        answer.assert_ok();
+        let line = gateway.log_of(&answer).await;
+        assert!((line["cost_usd"].as_f64().unwrap() - usd).abs() < 1e-9, "{path} {source}: {line}");
+        assert!(gateway.metric("cirque_cost_usd_total", &[("source", source)]).await.is_some());
+        spent += usd;
+        spent_becomes(&gateway, spent).await;
     }
 }
 
