@@ -161,6 +161,8 @@ fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Rejection {
 }
 
 #[cfg(test)]
+mod deciding;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 pub(super) const CHAT: &str = r#""messages":[{"role":"user","content":"hi"}]"#;
 
-fn chat(members: &str) -> String {
+pub(super) fn chat(members: &str) -> String {
     format!(r#"{{{CHAT},"model":"m"{members}}}"#)
 }
 
@@ -16,7 +16,10 @@ pub(super) fn facts(body: &str) -> RequestFacts {
 }
 
 /// The code and the field of the refusal.
-fn refused(body: impl AsRef<[u8]>, dialect: Dialect) -> (&'static str, Option<&'static str>) {
+pub(super) fn refused(
+    body: impl AsRef<[u8]>,
+    dialect: Dialect,
+) -> (&'static str, Option<&'static str>) {
     let body = body.as_ref();
     let fault =
         read(body, dialect).expect_err(&format!("accepted: {}", String::from_utf8_lossy(body)));
@@ -336,74 +339,6 @@ fn only_the_dialects_own_field_bounds_the_output() {
         let found = read(body.as_bytes(), dialect).unwrap();
         assert_eq!((found.max_output_tokens, found.choices), (tokens, choices), "{dialect:?}");
     }
-}
-
-#[test]
-fn every_prompt_of_a_list_has_answers_of_its_own() {
-    for (prompt, prompts) in [
-        (r#""a""#, 1),
-        (r#"["a"]"#, 1),
-        (r#"["a","b","c"]"#, 3),
-        ("[[1,2],[3]]", 2),
-        ("[1,2,3]", 1),
-        ("[]", 1),
-    ] {
-        for (body, answers) in [
-            (format!(r#"{{"model":"m","n":2,"best_of":6,"prompt":{prompt}}}"#), 2),
-            (format!(r#"{{"prompt":{prompt},"model":"m","best_of":6}}"#), 1),
-        ] {
-            let found = read(body.as_bytes(), Dialect::Completions).unwrap();
-            assert_eq!(found.choices, 6 * prompts, "{body}");
-            assert_eq!(found.answers, answers * prompts, "{body}");
-        }
-    }
-    let broken = r#"{"model":"m","prompt":["a",]}"#;
-    assert_eq!(refused(broken, Dialect::Completions), ("invalid_json", None));
-}
-
-#[test]
-fn what_is_kept_upstream_is_noticed() {
-    for (members, is_continued) in [
-        (r#""input":"x""#, false),
-        (r#""input":"x","previous_response_id":null,"conversation":null,"prompt":null"#, false),
-        (r#""input":"x","previous_response_id":"r""#, true),
-        (r#""input":"x","conversation":{"id":"c"}"#, true),
-        (r#""prompt":{"id":"p"}"#, true),
-    ] {
-        let body = format!(r#"{{"model":"m",{members}}}"#);
-        let found = read(body.as_bytes(), Dialect::Responses).unwrap();
-        assert_eq!(found.is_continued, is_continued, "{members}");
-    }
-    let elsewhere = chat(r#","previous_response_id":"r","prompt":"p""#);
-    assert!(!facts(&elsewhere).is_continued);
-}
-
-#[test]
-fn a_name_in_other_letters_is_refused_where_it_decides() {
-    for (more, field) in [
-        (r#","Model":"dear""#, "model"),
-        (r#","MODELS":["dear"]"#, "models"),
-        (",\"model\u{17f}\":[\"dear\"]", "models"),
-        (r#","model\u017f":["dear"]"#, "models"),
-        (r#","MAX_TOKENS":9000"#, "max_tokens"),
-        (r#","stream_options":{"Include_Usage":false}"#, "include_usage"),
-        (r#","models":[{"Model":"dear"}]"#, "model"),
-    ] {
-        assert_eq!(refused(chat(more), Dialect::Chat), ("invalid_request", Some(field)), "{more}");
-    }
-    let own = r#","metadata":{"Model":"x","N":"1"},"User":"u","Temperature":1"#;
-    assert!(facts(&chat(own)).other_models.is_empty());
-    let tool = r#","tools":[{"type":"advisor","Analysis_Models":["dear"],"Model":"k"}]"#;
-    assert_eq!(facts(&chat(tool)).other_models, ["dear", "k"]);
-}
-
-#[test]
-fn a_preset_behind_a_model_is_a_name_of_its_own() {
-    let body = chat(r#","models":["a/b@preset/c","@preset/d","e@f"],"preset":"g""#)
-        .replace(r#""model":"m""#, r#""model":"m@Preset/n""#);
-    let found = facts(&body);
-    let names: Vec<&str> = found.names().collect();
-    assert_eq!(names, ["m", "n", "a/b", "c", "d", "e@f", "g"]);
 }
 
 #[test]
