@@ -66,7 +66,9 @@ async fn attempts(
         ControlFlow::Break(ended) => return ended,
         ControlFlow::Continue(nobody) => nobody,
     };
-    for model in &route.fallback_models {
+    // A route that is busy has not failed: its callers come again, and get the model they asked for.
+    let is_busy = failures.is_empty() && nobody == Nobody::Full;
+    for model in route.fallback_models.iter().filter(|_| !is_busy) {
         let Some(route_of) = fallback(ctx, call, snapshot, model) else { continue };
         call.asking = Some(model.clone());
         let mut round = Round::new(snapshot, route_of, ctx);

@@ -117,6 +117,7 @@ pub(super) async fn stream(
     clock: &mut Clock,
 ) -> Result<Relayed, Stopped> {
     let tap = StreamTap::new(call.dialect).of(call.facts.answers).keeping(ctx.traced.capture);
+    let upstream = reply.upstream;
     ctx.outcome.work.is_measured = true;
     let mut tapping = Tapping { ctx: &mut *ctx, tap };
     let Tapping { ctx: within, tap } = &mut tapping;
@@ -125,6 +126,9 @@ pub(super) async fn stream(
         Err(stopped) => Err(stopped),
     };
     drop(tapping);
+    if matches!(relayed, Ok(Relayed::Whole(_))) && ctx.outcome.first_token.is_none() {
+        ctx.proved_good(upstream);
+    }
     if matches!(relayed, Ok(Relayed::Cut)) {
         ctx.outcome.reading.finish = Some("length".to_owned());
     }
@@ -170,11 +174,11 @@ async fn follow(
             clock.data_came(now, tap.is_ended().then_some(AFTER_THE_END));
         }
         if !released {
-            let proved_good = tap.first_token() || tap.is_complete() || held >= HOLD_STREAM;
-            if let Some(failure) = failed_early(tap, proved_good, end.as_ref()) {
+            let is_due = tap.first_token() || tap.is_complete() || held >= HOLD_STREAM;
+            if let Some(failure) = failed_early(tap, is_due, end.as_ref()) {
                 return Err(failure.into());
             }
-            if proved_good {
+            if is_due {
                 released = true;
                 release(caller, ctx, call, &reply).await?;
             }
@@ -183,6 +187,7 @@ async fn follow(
             if tap.first_token() && ctx.outcome.first_token.is_none() {
                 clock.token_came();
                 ctx.outcome.first_token = Some(now);
+                ctx.proved_good(reply.upstream);
             }
             if tap.has_silent_fault() {
                 // No client would notice; and whatever follows, `[DONE]` above all, would hide it.
@@ -258,12 +263,12 @@ fn split_half_event(pieces: &mut Vec<Bytes>, tap: &StreamTap) -> Vec<Bytes> {
 }
 
 /// The failure of a stream that nothing has been sent of yet.
-fn failed_early(tap: &StreamTap, proved_good: bool, end: Option<&End>) -> Option<Failure> {
+fn failed_early(tap: &StreamTap, is_due: bool, end: Option<&End>) -> Option<Failure> {
     if let Some(fault) = tap.fault().filter(|_| !tap.first_token()) {
         return Some(Failure::error_body(fault, "an error before the first token"));
     }
     match end {
-        _ if proved_good => None,
+        _ if is_due => None,
         None | Some(End::Reserved) => None,
         Some(End::Clean) => {
             Some(Failure::new(Outcome::StreamBroken, "the stream ended before its first token"))
@@ -273,7 +278,7 @@ fn failed_early(tap: &StreamTap, proved_good: bool, end: Option<&End>) -> Option
     }
 }
 
-/// The stream has proved good: from here on it is the caller's, and the body need not be replayed.
+/// The stream is worth sending on: from here on it is the caller's, and the body need not be replayed.
 async fn release(
     caller: &mut Caller<'_>,
     ctx: &mut Ctx,
@@ -283,7 +288,6 @@ async fn release(
     call.body = Bytes::new();
     ctx.traced.released(&ctx.shared);
     ctx.outcome.status = (!caller.is_gone()).then_some(200);
-    ctx.proved_good(reply.upstream);
     if caller.begun {
         return Ok(());
     }

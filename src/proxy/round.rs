@@ -66,7 +66,11 @@ impl<'s> Round<'s> {
     /// process's start.
     pub(super) fn next(&mut self, model: &str, now: Duration) -> Next<'s> {
         if self.left == 0 {
-            return Next::Nobody(Nobody::Asked);
+            // One that was not asked may still say when it is worth trying again.
+            return Next::Nobody(match self.nobody(model, now) {
+                rests @ Nobody::RateLimited(_) => rests,
+                Nobody::Asked | Nobody::Full => Nobody::Asked,
+            });
         }
         let snapshot = self.snapshot;
         let mut is_sure = false;

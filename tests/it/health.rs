@@ -304,6 +304,21 @@ async fn after_an_ejection_good_probes_speak_for_it_and_a_call_is_its_trial() {
 }
 
 #[tokio::test]
+async fn a_stream_of_comments_alone_is_no_trial_that_went_well() {
+    let (bad, _good, gateway) =
+        first_and_spare("health: off, breaker: { failures: 1, within: 30s, eject: 1s }").await;
+    bad.next(Reply::error(500));
+    gateway.post(PATH, &chat()).await.assert_ok();
+    becomes(&gateway, "bad", "half_open").await;
+    bad.next(Reply::stream().piece(": still here\n".repeat(30_000)).close());
+    let reply = gateway.post(PATH, &chat_stream()).await;
+    assert_eq!(gateway.log_of(reply.assert_ok()).await["error_code"], "upstream_error");
+    assert_eq!(state(&gateway, "bad").await["state"], "ejected");
+    let lines = gateway.process.stderr.json();
+    assert!(lines.iter().all(|line| line["message"] != "upstream back"), "{lines:?}");
+}
+
+#[tokio::test]
 async fn no_probe_speaks_for_a_refused_credential() {
     let (bad, _good, gateway) = first_and_spare(
         "health: { interval: 100ms, timeout: 1s }, breaker: { failures: 5, within: 30s, eject: 1s }",

@@ -171,6 +171,29 @@ async fn a_fallback_model_is_asked_for_once_every_upstream_failed() {
 }
 
 #[tokio::test]
+async fn a_busy_upstream_is_no_reason_to_ask_for_another_model() {
+    let origin = Origin::start().await;
+    let config = Config::new()
+        .upstream("main", &origin.base_url(), "max_concurrent: 1")
+        .upstream("spare", &origin.base_url(), "")
+        .route(
+            "models: [\"acme/*\"], upstreams: [main], fallback_models: [\"other/spare\"], \
+             retry: { budget: 1.0 }",
+        )
+        .route("models: [\"*\"], upstreams: [spare]");
+    let gateway = Gateway::start(&config).await;
+    let gate = Gate::new();
+    origin.next(Reply::error(400).after(&gate));
+    let mut client = gateway.client().await;
+    client.send_request(&Request::post(PATH, &chat())).await;
+    origin.call(0).await;
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_openai_error(&reply, 503, "no_upstream_available");
+    gate.open();
+    assert_eq!(origin.calls().len(), 1);
+}
+
+#[tokio::test]
 async fn a_callers_own_fault_asks_for_no_other_model() {
     let origin = Origin::start().await;
     let config = Config::to(&origin)
