@@ -6,6 +6,7 @@ use crate::cors::Headers;
 use crate::error::{Kind, Rejection};
 use crate::limits::headers;
 use crate::protocol::errors;
+use crate::store::Standing;
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL,
@@ -39,7 +40,7 @@ const WRITE_STALL: Duration = Duration::from_mins(1);
 pub(super) struct Signature {
     request_id: Option<HeaderValue>,
     cors: Headers,
-    limits: Vec<(HeaderName, HeaderValue)>,
+    limits: Option<Standing>,
 }
 
 impl Signature {
@@ -52,7 +53,7 @@ impl Signature {
         Self {
             request_id: HeaderValue::from_str(ctx.request_id.as_str()).ok(),
             cors: ctx.snapshot.cors.reply(ctx.origin.as_ref()),
-            limits: standing.as_ref().map(headers::headers).unwrap_or_default(),
+            limits: standing,
         }
     }
 
@@ -61,8 +62,11 @@ impl Signature {
         if let Some(id) = &self.request_id {
             set(header, REQUEST_ID, id.clone());
         }
-        for (name, value) in self.cors.iter().chain(&self.limits) {
+        for (name, value) in &self.cors {
             add(header, name.clone(), value.clone());
+        }
+        if let Some(standing) = &self.limits {
+            headers::headers(standing, |name, value| add(header, name, value));
         }
     }
 

@@ -10,6 +10,8 @@ use std::time::SystemTime;
 pub struct Purse {
     /// The latest day seen; a clock that is set back does not bring an old period back.
     today: Day,
+    /// When its month is over, worked out once a day.
+    month_ends: Option<SystemTime>,
     day: Money,
     month: Money,
     total: Money,
@@ -66,23 +68,19 @@ impl Purse {
     #[must_use]
     pub fn restored(today: Day, day: NanoUsd, month: NanoUsd, total: NanoUsd) -> Self {
         let money = |spent| Money { spent, reserved: NanoUsd::ZERO };
-        Self { today, day: money(day), month: money(month), total: money(total) }
+        let month_ends = Period::Month.ends(today);
+        Self { today, month_ends, day: money(day), month: money(month), total: money(total) }
     }
 
     /// How the budget stands.
     pub fn funds(&mut self, budget: Budget, now: SystemTime) -> Funds {
         self.roll(now);
-        let money = match budget.per {
-            Period::Day => self.day,
-            Period::Month => self.month,
-            Period::Total => self.total,
+        let (money, resets_at) = match budget.per {
+            Period::Day => (self.day, Period::Day.ends(self.today)),
+            Period::Month => (self.month, self.month_ends),
+            Period::Total => (self.total, None),
         };
-        Funds {
-            limit: budget.limit,
-            used: money.spent,
-            reserved: money.reserved,
-            resets_at: budget.per.ends(self.today),
-        }
+        Funds { limit: budget.limit, used: money.spent, reserved: money.reserved, resets_at }
     }
 
     /// Sets money aside, without asking whether it is there.
@@ -131,6 +129,7 @@ impl Purse {
             self.month = Money::default();
         }
         self.today = now;
+        self.month_ends = Period::Month.ends(now);
     }
 }
 
