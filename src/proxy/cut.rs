@@ -39,15 +39,18 @@ impl Reserved {
 
     /// Reads a piece up to the event that reaches what was reserved; where that ends.
     fn read_events(self, tap: &mut StreamTap, piece: &[u8]) -> Option<usize> {
-        let mut end = 0;
-        for line in piece.split_inclusive(|byte| *byte == b'\n') {
+        let mut rest = piece;
+        while let Some(at) = memchr::memchr(b'\n', rest) {
+            let (line, behind) = rest.split_at(at + 1);
             tap.push(line);
-            end += line.len();
+            rest = behind;
             if tap.at_boundary() && self.is_used_up(tap) {
-                return Some(end);
+                return Some(piece.len() - rest.len());
             }
         }
-        None
+        tap.push(rest);
+        // Lines may end by a carriage return alone.
+        (tap.at_boundary() && self.is_used_up(tap)).then_some(piece.len())
     }
 
     /// Whether a stream that is not over has used up what was reserved for it. Of more answers than
