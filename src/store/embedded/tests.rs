@@ -3,6 +3,7 @@
 use super::*;
 use crate::protocol::usage::{CostSource, Usage};
 use crate::store::{Budget, CallId, Day, Dimension, Entry, NanoUsd, Period};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -170,6 +171,53 @@ async fn a_long_journal_is_begun_anew_and_forgets_nothing() {
     assert_eq!(used(&open(corpse(folder.path()).path())), 7 + calls - 1);
     store.close();
     assert_eq!(used(&open(folder.path())), 7 + calls - 1);
+}
+
+/// What threads do to one key: so many calls of all kinds, on the last units of slots and money.
+fn rush(store: &Embedded, account: &Account, spent: &AtomicU64) {
+    let (running, limit) = (AtomicU64::new(0), account.budget.unwrap().limit);
+    let call = |id: u64| {
+        let worst = 20 + id % 80;
+        match store.admit(account, &ask(id, worst), moment()) {
+            Verdict::Admitted(grant) => {
+                assert!(running.fetch_add(1, Ordering::SeqCst) < account.concurrent.unwrap());
+                let used = id * 7 % (worst + 1);
+                running.fetch_sub(1, Ordering::SeqCst);
+                store.settle(account, &grant.hold, &cost(used), moment());
+                spent.fetch_add(used, Ordering::SeqCst);
+            }
+            Verdict::Refused { refusal, .. } => {
+                assert!(matches!(refusal.by, Dimension::Concurrent | Dimension::Budget));
+            }
+            Verdict::Unavailable => panic!("the folder is there"),
+        }
+        let before = spent.load(Ordering::SeqCst);
+        let funds = store.peek(account, moment()).budget.unwrap();
+        assert!(funds.used.plus(funds.reserved) <= limit, "{funds:?}");
+        assert!(funds.used >= NanoUsd(before), "{funds:?} of {before}");
+    };
+    std::thread::scope(|scope| {
+        for thread in 1..=4_u64 {
+            scope.spawn(move || (0..500).for_each(|number| call(thread * 1_000 + number)));
+        }
+    });
+}
+
+#[test]
+fn threads_on_the_last_units_add_up_at_any_moment_and_in_the_files() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    let account = Account { concurrent: Some(3), ..account(30_000) };
+    let spent = AtomicU64::new(0);
+    rush(&store, &account, &spent);
+    let spent = spent.into_inner();
+    assert!(spent > 29_000, "the last units were reached: {spent}");
+    let standing = store.peek(&account, moment());
+    assert_eq!(standing.concurrent.unwrap().remaining, 3);
+    assert_eq!(standing.budget.unwrap().left(), NanoUsd(30_000 - spent));
+    store.close();
+    assert_eq!(used(&open(folder.path())), spent);
+    assert_eq!(report(folder.path(), By::Key, None, None).unwrap()[0].cost, NanoUsd(spent));
 }
 
 #[test]
