@@ -53,6 +53,9 @@ async fn ask(current: Current) -> u8 {
         asked.push((what, answer));
     }
     let config = &snapshot.config;
+    if !config.langfuse.is_on() {
+        cli::say("off: traces to `langfuse`: it has no keys");
+    }
     for to in Destination::all(&config.langfuse, &config.telemetry) {
         let what = format!("traces to `{}` at {}", to.name, to.url);
         asked.push((what, tokio::spawn(async move { delivery::check(&to).await })));

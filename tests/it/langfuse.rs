@@ -647,6 +647,7 @@ async fn check_online_tells_whether_host_and_keys_work() {
         (Config::to(&origin).section(&away), "no connection"),
         (Config::to(&origin).section(&otlp(failing.address())), "status 503: it is in trouble"),
         (Config::new().upstream("main", &refused.base_url(), ""), "FAILED: upstream `main`"),
+        (Config::new().upstream("main", &refused.base_url(), ""), "off: traces to `langfuse`"),
     ] {
         let checked = check(config).await;
         assert_eq!(checked.code, 1, "{}", checked.output);

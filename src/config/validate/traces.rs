@@ -7,13 +7,15 @@ use crate::config::sections::Config;
 use crate::telemetry::config::{OtlpConfig, SpoolConfig};
 use crate::units::{ByteSize, OneOrMany};
 use std::collections::HashSet;
+use std::path::{Component, PathBuf};
 
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     langfuse(config, report);
     let root = Path::section("telemetry");
     let root = root.key("otlp");
     let mut names = HashSet::from(["langfuse"]);
-    let mut spools = HashSet::from([config.langfuse.spool.path.clone()]);
+    // Also while `langfuse` is off: what waits in its folder is for nobody else.
+    let mut spools = HashSet::from([plain(&config.langfuse.spool.path)]);
     let is_list = matches!(config.telemetry.otlp, OneOrMany::Many(_));
     for (index, entry) in config.telemetry.otlp.as_slice().iter().enumerate() {
         let item = root.index(index);
@@ -22,11 +24,16 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         if !names.insert(&entry.name) {
             let hint = "give every destination a name of its own";
             report.fault(&path.key("name"), "another destination has this name", hint);
-        } else if !spools.insert(entry.spool().path) {
+        } else if !spools.insert(plain(&entry.spool().path)) {
             let hint = "give every destination a folder of its own";
             report.fault(&path.key("spool"), "another destination has this folder", hint);
         }
     }
+}
+
+/// The path without its `.`, so that one folder has one name.
+fn plain(path: &std::path::Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 fn langfuse(config: &Config, report: &mut Report<'_>) {

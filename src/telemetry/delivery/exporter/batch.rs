@@ -1,7 +1,7 @@
 //! One export: which stretch of the spool it is, and the bytes that are sent, the same each time.
 
 use super::super::spool::read::{Lot, Part};
-use super::shorten::shorten;
+use super::shorten::{KEPT, shorten};
 use crate::telemetry::langfuse::envelope;
 use bytes::Bytes;
 use flate2::Compression;
@@ -16,7 +16,8 @@ pub(super) struct Batch {
     pub(super) bytes: Bytes,
     /// Its length before compression.
     pub(super) length: usize,
-    is_shortened: bool,
+    /// How often its texts were cut.
+    cuts: usize,
 }
 
 impl Batch {
@@ -24,7 +25,7 @@ impl Batch {
     pub(super) fn new(lot: Lot) -> Self {
         let body = envelope(lot.parts.iter().map(|part| &*part.body));
         let length = body.len();
-        Self { lot, bytes: gzip(&body), length, is_shortened: false }
+        Self { lot, bytes: gzip(&body), length, cuts: 0 }
     }
 
     /// Traces inside.
@@ -52,16 +53,15 @@ impl Batch {
         both.into_iter().filter(|lot| lot.from < lot.to).map(Self::new).collect()
     }
 
-    /// The same with its long texts cut; `None` where that was done or makes nothing shorter.
+    /// The same with its long texts cut; shorter each time, and `None` where nothing is left to cut.
     pub(super) fn shortened(&self) -> Option<Self> {
-        if self.is_shortened {
-            return None;
-        }
-        let mut lot = self.lot.clone();
-        for part in &mut lot.parts {
-            part.body = shorten(&part.body)?.into();
-        }
-        Some(Self { is_shortened: true, ..Self::new(lot) })
+        KEPT.iter().enumerate().skip(self.cuts).find_map(|(cuts, kept)| {
+            let mut lot = self.lot.clone();
+            for part in &mut lot.parts {
+                part.body = shorten(&part.body, *kept)?.into();
+            }
+            Some(Self { cuts: cuts + 1, ..Self::new(lot) })
+        })
     }
 }
 
@@ -92,6 +92,19 @@ mod tests {
         let told: Vec<_> = halves.iter().map(|half| (half.range(), half.traces())).collect();
         assert_eq!(told, [((2, 7), 2), ((7, 12), 2)]);
         assert_eq!((halves[0].first(), halves[1].first()), (3, 7));
+    }
+
+    #[test]
+    fn a_trace_is_cut_twice_at_most_and_less_at_first() {
+        let body = format!(r#"{{"input":"{0}","output":"{0}"}}"#, "x".repeat(1 << 20));
+        let part = Part { number: 1, finished_ms: 0, body: body.into() };
+        let whole = Batch::new(Lot { from: 1, to: 2, parts: vec![part], lost: 0 });
+        let once = whole.shortened().unwrap();
+        assert!((500 << 10..600 << 10).contains(&once.length), "{}", once.length);
+        let twice = once.shortened().unwrap();
+        assert!((64 << 10..70 << 10).contains(&twice.length), "{}", twice.length);
+        assert!(twice.shortened().is_none());
+        assert_eq!(Batch::new(lot(&[1], (1, 2))).shortened().map(|batch| batch.length), None);
     }
 
     #[test]

@@ -4,28 +4,32 @@ use crate::telemetry::langfuse::cut;
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// What is left of a text, in bytes.
-const KEPT: usize = 32 << 10;
+/// What is left of a text, in bytes, at the first try and at the second. A call that failed over holds
+/// its texts twice, and each goes into JSON: at a quarter of a megabyte it fits Langfuse's cloud.
+pub(super) const KEPT: [usize; 2] = [256 << 10, 32 << 10];
 
-/// Cuts the long texts of comma-joined span objects; `None` where that makes nothing shorter.
-pub(super) fn shorten(spans: &[u8]) -> Option<Vec<u8>> {
+/// Cuts texts of more than `kept` bytes in span objects that commas join; `None` where that makes
+/// nothing shorter.
+pub(super) fn shorten(spans: &[u8], kept: usize) -> Option<Vec<u8>> {
     let joined = [b"[", spans, b"]"].concat();
     let mut all: Vec<Value> = serde_json::from_slice(&joined).ok()?;
-    all.iter_mut().for_each(cut_texts);
+    for span in &mut all {
+        cut_texts(span, kept);
+    }
     let text = serde_json::to_vec(&all).ok()?;
     let inside = text.strip_prefix(b"[")?.strip_suffix(b"]")?;
     (inside.len() < spans.len()).then(|| inside.to_vec())
 }
 
-fn cut_texts(value: &mut Value) {
+fn cut_texts(value: &mut Value, kept: usize) {
     match value {
         Value::String(text) => {
-            if let Cow::Owned(shorter) = cut(text, KEPT) {
+            if let Cow::Owned(shorter) = cut(text, kept) {
                 *text = shorter;
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(cut_texts),
-        Value::Object(members) => members.values_mut().for_each(cut_texts),
+        Value::Array(items) => items.iter_mut().for_each(|item| cut_texts(item, kept)),
+        Value::Object(members) => members.values_mut().for_each(|item| cut_texts(item, kept)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
@@ -40,7 +44,7 @@ mod tests {
         let long = format!("first{}last", "ä".repeat(100_000));
         let span = |input: &str| json!({"traceId": "ab", "attributes": [{"key": "k", "value": {"stringValue": input}}]});
         let spans = format!("{},{}", span(&long), span("short"));
-        let short = shorten(spans.as_bytes()).unwrap();
+        let short = shorten(spans.as_bytes(), 32 << 10).unwrap();
         let all: Value = serde_json::from_slice(&[b"[", &*short, b"]"].concat()).unwrap();
         let text = all[0]["attributes"][0]["value"]["stringValue"].as_str().unwrap();
         assert!(text.starts_with("first") && text.ends_with("last") && text.len() < 40_000);
@@ -50,7 +54,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_cut_is_given_up() {
-        assert_eq!(shorten(br#"{"a":"b"}"#), None);
-        assert_eq!(shorten(b"{\"a\":"), None);
+        assert_eq!(shorten(br#"{"a":"b"}"#, 9), None);
+        assert_eq!(shorten(b"{\"a\":", 9), None);
     }
 }

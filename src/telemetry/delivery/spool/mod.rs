@@ -2,6 +2,8 @@
 
 mod ages;
 pub mod append;
+#[cfg(test)]
+mod bad_disk;
 mod folder;
 mod progress;
 pub mod read;

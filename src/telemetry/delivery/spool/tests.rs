@@ -6,21 +6,21 @@ use super::*;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-const ROOMY: u64 = 1 << 30;
+pub(super) const ROOMY: u64 = 1 << 30;
 
-struct Process {
-    spool: Arc<Spool>,
-    appender: Appender,
+pub(super) struct Process {
+    pub(super) spool: Arc<Spool>,
+    pub(super) appender: Appender,
 }
 
 impl Process {
-    fn start(folder: &Path, max_bytes: u64) -> Self {
+    pub(super) fn start(folder: &Path, max_bytes: u64) -> Self {
         let spool = Arc::new(Spool::new(folder.to_owned(), max_bytes));
         spool.open().unwrap();
         Self { appender: Appender::new(Arc::clone(&spool)), spool }
     }
 
-    fn write(&mut self, body: &str) -> Flushed {
+    pub(super) fn write(&mut self, body: &str) -> Flushed {
         self.write_at(1_000, body)
     }
 
@@ -37,7 +37,7 @@ impl Process {
         flushed
     }
 
-    fn cursor(&self) -> Cursor {
+    pub(super) fn cursor(&self) -> Cursor {
         Cursor::new(Arc::clone(&self.spool)).expect("the right to deliver")
     }
 
@@ -46,12 +46,12 @@ impl Process {
     }
 }
 
-fn texts(lot: &Lot) -> Vec<String> {
+pub(super) fn texts(lot: &Lot) -> Vec<String> {
     lot.parts.iter().map(|part| String::from_utf8(part.body.to_vec()).unwrap()).collect()
 }
 
 /// Takes and settles everything.
-fn deliver(process: &Process, cursor: &mut Cursor) -> (Vec<String>, u64) {
+pub(super) fn deliver(process: &Process, cursor: &mut Cursor) -> (Vec<String>, u64) {
     let (mut all, mut lost) = (Vec::new(), 0);
     while let Some(lot) = cursor.take(7, 1 << 20).unwrap() {
         all.extend(texts(&lot));
@@ -278,99 +278,6 @@ fn prompts_on_disk_are_for_their_owner_alone() {
     }
     names.sort();
     assert_eq!(names, ["00000000000000000000.open", "lock", "position"]);
-}
-
-#[test]
-fn a_folder_that_is_removed_by_hand_is_made_anew() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("deep/spool");
-    let mut process = Process::start(&path, ROOMY);
-    let mut cursor = process.cursor();
-    process.write("lost");
-    fs::remove_dir_all(&path).unwrap();
-    let flushed = process.write("kept");
-    assert_eq!(flushed, Flushed { written: 1, dropped: 1, overflown: 0 });
-    assert_eq!(deliver(&process, &mut cursor).0, ["kept"]);
-}
-
-#[test]
-fn a_folder_that_cannot_be_written_keeps_what_comes_until_it_can() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("spool");
-    fs::write(&path, "a file where the folder should be").unwrap();
-    let spool = Arc::new(Spool::new(path.clone(), ROOMY));
-    let mut appender = Appender::new(Arc::clone(&spool));
-    let mut flushed = Flushed::default();
-    for n in 0..40 {
-        let body = format!("{n} {}", "x".repeat(1 << 20));
-        appender.push(0, body.as_bytes(), &mut flushed);
-        assert!(appender.flush(&mut flushed).is_err());
-    }
-    assert_eq!((flushed.written, flushed.dropped), (0, 0));
-    let kept = 40 - flushed.overflown;
-    assert!((16..=18).contains(&kept), "{kept}");
-    fs::remove_file(&path).unwrap();
-    appender.flush(&mut flushed).unwrap();
-    assert_eq!((flushed.written, spool.holds().records), (kept, kept));
-    let lot = Cursor::new(spool).unwrap().take(1, 1).unwrap().unwrap();
-    let oldest = format!("{} ", flushed.overflown);
-    assert!(texts(&lot)[0].starts_with(&oldest), "the oldest go first");
-}
-
-/// A file system of so many MiB; unmounted when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` where this user may not mount.
-    fn mount(at: &Path, mebibytes: u32) -> Option<Self> {
-        let mut mount = std::process::Command::new("mount");
-        let size = format!("size={mebibytes}m");
-        let mount = mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at);
-        let is_mounted = mount.output().is_ok_and(|ended| ended.status.success());
-        is_mounted.then(|| Self(at.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
-    }
-}
-
-#[test]
-fn on_a_full_disk_the_oldest_go_first_and_what_is_delivered_makes_room() {
-    const RECORDS: u64 = 300;
-    let folder = TempDir::new().unwrap();
-    let Some(_disk) = SmallDisk::mount(folder.path(), 4) else {
-        eprintln!("skipped: only root may mount a small disk");
-        return;
-    };
-    let mut process = Process::start(folder.path(), ROOMY);
-    let mut cursor = process.cursor();
-    let mut flushed = Flushed::default();
-    // More than the 4 MiB there and the 16 MiB kept in memory. Somebody reads the oldest meanwhile.
-    for n in 0..RECORDS {
-        let body = format!("{n} {}", "x".repeat(100 << 10));
-        process.appender.push(0, body.as_bytes(), &mut flushed);
-        drop(process.appender.flush(&mut flushed));
-    }
-    let lost = flushed.dropped + flushed.overflown;
-    assert!((80..200).contains(&lost) && flushed.overflown == 0, "{flushed:?}");
-    let number = |body: &[u8]| -> u64 {
-        let digits = body.split(|byte| *byte == b' ').next().unwrap();
-        std::str::from_utf8(digits).unwrap().parse().unwrap()
-    };
-    let mut numbers = Vec::new();
-    for _ in 0..50 {
-        while let Some(lot) = cursor.take(7, 1 << 20).unwrap() {
-            numbers.extend(lot.parts.iter().map(|part| number(&part.body)));
-            // Where it stands cannot be noted as long as there is no room.
-            drop(process.spool.settle(lot.from, lot.to));
-        }
-        drop(process.appender.flush(&mut flushed));
-    }
-    assert_eq!(numbers, (lost..RECORDS).collect::<Vec<_>>());
-    assert_eq!(process.spool.holds().records, 0);
 }
 
 #[derive(Debug, Clone)]
