@@ -280,6 +280,24 @@ async fn limits_change_with_a_reload_and_what_was_used_stays_used() {
 }
 
 #[tokio::test]
+async fn a_secret_that_a_reload_takes_out_is_refused_and_leaves_its_calls_behind() {
+    let origin = Origin::start().await;
+    let with = |secrets: &str| {
+        let key = format!("name: tester, {secrets}, limits: {{ requests_per_minute: 3 }}");
+        Config::to(&origin).without_keys().key(&key)
+    };
+    let gateway = Gateway::start(&with("secret: sk-old, secrets: [sk-new]")).await;
+    let call = |secret: &str| Request::post(CHAT, &chat()).anonymous().header("x-api-key", secret);
+    gateway.call(&call("sk-old")).await.assert_ok();
+    gateway.call(&call("sk-old")).await.assert_ok();
+    gateway.rewrite(&with("secret: sk-new").text());
+    assert_eq!(gateway.admin_call("POST", "/reload").await.status, 200);
+    assert_openai_error(&gateway.call(&call("sk-old")).await, 401, "invalid_api_key");
+    gateway.call(&call("sk-new")).await.assert_ok();
+    assert_openai_error(&gateway.call(&call("sk-new")).await, 429, "rate_limit_exceeded");
+}
+
+#[tokio::test]
 async fn an_address_that_fails_too_often_waits_and_whoever_has_a_key_does_not() {
     let origin = Origin::start().await;
     let config = Config::to(&origin)

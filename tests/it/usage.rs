@@ -103,6 +103,39 @@ async fn usage(folder: &TempDir, arguments: &[&str]) -> String {
 }
 
 #[tokio::test]
+async fn what_a_death_cut_off_is_in_the_ledger_once_the_gateway_is_back() {
+    let origin = Origin::start().await;
+    let folder = TempDir::new().unwrap();
+    let key = format!("name: tester, secret: \"{KEY}\", budget: {{ usd: 5, per: day }}");
+    let config = Config::to(&origin)
+        .without_keys()
+        .key(&key)
+        .section("prices: { \"*\": { input_per_million: 0, output_per_million: 10 } }")
+        .section(&format!("store: {{ path: \"{}\" }}", folder.path().join("data").display()));
+    std::fs::write(folder.path().join("gateway.yaml"), config.text()).unwrap();
+    let gateway = Gateway::start(&config).await;
+    origin.next(Reply::costing(0.5));
+    gateway.post(CHAT, &chat()).await.assert_ok();
+    origin.next(Reply::silence());
+    let mut body = chat();
+    body["max_tokens"] = json!(1_000);
+    let mut client = gateway.client().await;
+    client.send_request(&crate::harness::Request::post(CHAT, &body)).await;
+    origin.call(1).await;
+    gateway.process.signal("KILL");
+    client.closed().await;
+    drop(gateway);
+    let _back = Gateway::start(&config).await;
+    let line = eventually("both calls in the ledger", || async {
+        let text = usage(&folder, &["--by", "key", "--format", "json"]).await;
+        let lines: Value = serde_json::from_str(&text).unwrap();
+        (lines[0]["calls"] == 2).then(|| lines[0].clone())
+    })
+    .await;
+    assert_eq!(line["cost_usd"], 0.51, "what was reserved for the one that ran counts: {line}");
+}
+
+#[tokio::test]
 async fn the_ledger_tells_what_was_spent_on_what_while_the_gateway_runs() {
     let origin = Origin::start().await;
     let folder = TempDir::new().unwrap();
