@@ -244,6 +244,12 @@ pub(super) fn verdict(failures: &[Failure], nobody: Nobody) -> Rejection {
     };
     if failures.iter().all(|failure| failure.outcome == Outcome::Status429) {
         let wishes = failures.iter().filter_map(|failure| failure.retry_after).chain(waiting);
+        if failures.iter().all(|failure| failure.trouble == Some(Trouble::Refused)) {
+            // Credit does not come back by waiting, unless somebody says when.
+            let message = "no upstream has quota left; its operator has to see to that";
+            let rejection = Rejection::new(Kind::RateLimitExceeded, message);
+            return Rejection { retry_after: wishes.min(), ..rejection };
+        }
         return rate_limited(wishes.min().unwrap_or(Duration::from_secs(1)));
     }
     if last.outcome == Outcome::Timeout {
@@ -323,6 +329,12 @@ mod tests {
         let late = Failure::expired(Expired::Idle);
         assert_eq!(verdict(&[late, limited(1)]).kind, Kind::UpstreamError);
         assert_eq!(verdict(&[]).kind, Kind::NoUpstreamAvailable);
+        let broke =
+            |retry_after| Failure { trouble: Some(Trouble::Refused), retry_after, ..limited(1) };
+        assert_eq!(verdict(&[broke(None), broke(None)]).retry_after, None, "no waiting helps");
+        let wish = Some(Duration::from_secs(9));
+        assert_eq!(verdict(&[broke(None), broke(wish)]).retry_after, wish);
+        assert_eq!(verdict(&[broke(None), limited(1)]).retry_after, Some(Duration::from_secs(1)));
     }
 
     #[test]

@@ -167,6 +167,23 @@ class Origin(BaseHTTPRequestHandler):
         self.wfile.write(text[: len(text) // 2])
         self.close_connection = True
 
+    def no_stream(self, body):
+        """A whole answer, also where a stream was asked for."""
+        self.reply(200, chat("Whole"))
+
+    def half_json(self, body):
+        """Half an answer, in a reply that is in order."""
+        text = json.dumps(chat("Whole")).encode()
+        half = text[: len(text) // 2]
+        self.head(200, "application/json", {"content-length": str(len(half))})
+        self.wfile.write(half)
+
+    def html(self, body):
+        """The page of some box in between."""
+        page = b"<html><h1>Sign in</h1></html>"
+        self.head(200, "text/html", {"content-length": str(len(page))})
+        self.wfile.write(page)
+
     def short_chunk(self, body):
         """A chunk of a size that it does not have."""
         self.head(200, "application/json", {"transfer-encoding": "chunked"})

@@ -44,6 +44,8 @@ for (const script of [
   "closed",
   "reset",
   "half-body",
+  "half-json",
+  "html",
   "short-chunk",
   "error-in-200",
   "padded-error-in-200",
@@ -65,7 +67,14 @@ test("upstreams at their limit are a rate limit error", async () => {
   assert.equal(error.code, "rate_limit_exceeded");
 });
 
-for (const script of ["status-503", "comments-then-error", "comments-then-cut", "empty-stream"]) {
+for (const script of [
+  "status-503",
+  "comments-then-error",
+  "comments-then-cut",
+  "empty-stream",
+  "no-stream",
+  "html",
+]) {
   test(`${script} before the first word has a true status`, async () => {
     const model = scripted(script);
     const call = ask(faults, model.name, { stream: true });
@@ -90,7 +99,7 @@ test("what comes compressed unasked arrives, and raises where it is cut", async 
     return said[0];
   };
   assert.equal(await read(model), "Whole");
-  await assert.rejects(read(scripted("gzip-cut").name));
+  await assert.rejects(read(scripted("gzip-cut").name), OpenAI.APIError);
 });
 
 test("a silent upstream is a gateway timeout", async () => {

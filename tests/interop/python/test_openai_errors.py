@@ -86,6 +86,8 @@ BROKEN_REPLIES = [
     "closed",
     "reset",
     "half-body",
+    "half-json",
+    "html",
     "short-chunk",
     "error-in-200",
     "padded-error-in-200",
@@ -112,6 +114,8 @@ BROKEN_STARTS = [
     "comments-then-error",
     "comments-then-cut",
     "empty-stream",
+    "no-stream",
+    "html",
 ]
 
 

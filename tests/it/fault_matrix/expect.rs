@@ -168,7 +168,8 @@ impl Expected {
         assert_eq!(reply.complete, self.told != Some(Told::ByTheCut), "{cell}: {}", text());
         let Some(body) = &self.body else {
             assert_openai_error(reply, self.status, self.code.unwrap_or_default());
-            let retried = (self.attempts > 1).then_some("false");
+            let is_final = self.attempts > 1 || self.retry_after == Some("3600");
+            let retried = is_final.then_some("false");
             assert_eq!(reply.header("x-should-retry"), retried, "{cell}");
             assert_eq!(reply.header("retry-after"), self.retry_after, "{cell}");
             return;

@@ -93,7 +93,8 @@ pub(super) const KEEPS_AWAY: &[Fault] = &[
         |_| {
             Reply::json_text(429, "{\"error\":{\"message\":\"x\",\"code\":\"insufficient_quota\"}}")
         },
-        limited("no quota is left (status 429, insufficient_quota)", "1").leaves("ejected"),
+        // No waiting helps, so a long time is named.
+        limited("no quota is left (status 429, insufficient_quota)", "3600").leaves("ejected"),
     )
     .brief()
     .alone(),
