@@ -109,6 +109,7 @@ async fn go_round(
             Err(Interrupted::CallerGone) => return ControlFlow::Break(Err(Ended::CallerGone)),
             Err(Interrupted::Expired(_)) => return ControlFlow::Continue(Nobody::Asked),
         }
+        count_failover(ctx, upstream, failures.last());
         let attempted = attempt(caller, ctx, call, upstream).await;
         match attempted {
             Ok(relayed) => return ControlFlow::Break(conclude(ctx, upstream, &relayed)),
@@ -143,10 +144,16 @@ fn may_retry(ctx: &Ctx, upstream: &Upstream, budget: &RetryBudget, last: Option<
         }
         return false;
     }
-    if *from != upstream.name {
+    true
+}
+
+/// The call goes on elsewhere after this failure; not before it does, since its caller may leave first.
+fn count_failover(ctx: &Ctx, to: &Upstream, last: Option<&Failure>) {
+    if let (Some(failure), Some(from)) = (last, &ctx.outcome.upstream)
+        && *from != to.name
+    {
         ctx.shared.metrics.failover(from, failure.outcome);
     }
-    true
 }
 
 /// Waits before the same upstream is asked again.
