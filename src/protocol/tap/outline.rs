@@ -75,8 +75,7 @@ impl Outline {
     }
 
     fn brackets(&mut self, bytes: &[u8]) -> usize {
-        let is_mark = |byte: &u8| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']');
-        let Some(at) = bytes.iter().position(is_mark) else { return bytes.len() };
+        let Some(at) = first_mark(bytes) else { return bytes.len() };
         match bytes.get(at) {
             Some(b'"') => self.in_text = true,
             Some(b'{' | b'[') => self.depth += 1,
@@ -87,6 +86,18 @@ impl Outline {
         }
         at + 1
     }
+}
+
+/// Where the first bracket or quotation mark is. Embeddings are long lists of numbers, so that blocks
+/// without one are passed over as a whole, which the compiler makes a few wide comparisons of.
+fn first_mark(bytes: &[u8]) -> Option<usize> {
+    const BLOCK: usize = 32;
+    let is_mark = |byte: &u8| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']');
+    let has_mark = |block: &[u8]| block.iter().fold(false, |found, byte| found | is_mark(byte));
+    let block = bytes.chunks(BLOCK).position(has_mark)?;
+    let start = block * BLOCK;
+    let rest = bytes.get(start..)?;
+    rest.iter().position(is_mark).map(|at| start + at)
 }
 
 #[cfg(test)]
@@ -122,6 +133,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_first_mark_is_found_wherever_it_is(before in 0_usize..100, after in 0_usize..100) {
+            let text = format!("{}]{}\"", "1".repeat(before), "2".repeat(after));
+            prop_assert_eq!(first_mark(text.as_bytes()), Some(before));
+            prop_assert_eq!(first_mark(&text.as_bytes()[..before]), None);
+        }
+
         #[test]
         fn any_bytes_can_be_read(bytes: Vec<u8>, size in 1_usize..9) {
             let _ = form(&bytes, size);
