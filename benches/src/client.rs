@@ -35,6 +35,11 @@ struct Head {
 /// last chunk.
 const TAIL: usize = 64;
 
+/// What a prompt is filled with, all of it ASCII: a letter repeated would look like no text at all to
+/// whatever reads words, keys or media.
+const PROSE: &str = "Please compare the three offers in the attached tables, name what each of them \
+    leaves out, and say in two sentences which one you would take and why. The first is from 2024. ";
+
 /// The bytes of one chat call, as an OpenAI SDK would send it.
 ///
 /// `bytes` is the length of the body, at least what an empty message needs.
@@ -45,7 +50,8 @@ pub fn call(target: SocketAddr, key: &str, model: &str, bytes: usize) -> Vec<u8>
         r#"{{"model":"{model}","stream":{stream},"max_tokens":256,"messages":[{{"role":"user","content":""#
     );
     let end = r#""}]}"#;
-    let filling = "a".repeat(bytes.saturating_sub(start.len() + end.len()));
+    let room = bytes.saturating_sub(start.len() + end.len());
+    let filling: String = PROSE.chars().cycle().take(room).collect();
     let length = start.len() + filling.len() + end.len();
     format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: {target}\r\nauthorization: Bearer {key}\r\n\
