@@ -105,15 +105,15 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
             prompt.most
         };
         let rates = pricing.may_apply(model)?;
-        rates.iter().map(|rates| rates.worst(input, cap)).max()
+        rates.iter().map(|rates| rates.worst(input, output)).max()
     };
     let all: Option<Vec<NanoUsd>> = named.iter().map(worst).collect();
     Weight { prompt, output, cap, worst: all.and_then(|all| all.into_iter().max()) }
 }
 
-/// What is reserved of a stream beyond the maximum that its caller names. Upstreams hold to that by
-/// their own count; by ours, which decides where a stream is cut, the same text may be half as much
-/// again, and what they would have ended by themselves must not be cut.
+/// How far beyond the maximum that its caller names a stream may go before it is cut. Upstreams hold to
+/// that by their own count; by ours, which decides where a stream is cut, the same text may be half as
+/// much again, and what they would have ended by themselves must not be cut.
 const fn slack(call: &Call, output: u64) -> u64 {
     if call.stream() && call.facts.max_output_tokens.is_some() { output / 2 } else { 0 }
 }

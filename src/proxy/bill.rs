@@ -198,6 +198,10 @@ where
         (Some((rates, _)), None) if used.produced.is_none() && stake.is_priced => {
             rates.worst(usage.input_total, usage.output_total).max(stake.reserved)
         }
+        // Our count may lie above the upstream's, which was told the most it may write.
+        (Some((rates, _)), None) if stake.has_budget && stake.is_priced => {
+            rates.cost(&usage).min(stake.reserved)
+        }
         (Some((rates, _)), None) => rates.cost(&usage),
         // Its end would have said the price, or not; who leaves before it must not call for free.
         (None, None) if stake.has_budget => {

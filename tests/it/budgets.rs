@@ -374,10 +374,9 @@ async fn a_burst_is_cut_where_it_has_used_up_its_reservation() {
     let reply = gateway.post(CHAT, &body).await;
     assert!(reply.complete && reply.text().contains("\"finish_reason\":\"length\""));
     assert_eq!(reply.text().matches("never ending").count(), 12);
-    // Half as much again as it names was set aside: what is billed is that, but for one event.
+    // Our count lies above the upstream's by half at most: what is billed is what was reserved.
     let used = money(&gateway, "used_usd").await;
-    assert!((0.000_3..0.000_4).contains(&used), "{used}");
-    body["max_tokens"] = json!(30);
+    assert!((0.000_2..0.000_3).contains(&used), "{used}");
     assert_openai_error(&gateway.post(CHAT, &body).await, 429, "insufficient_quota");
 }
 
