@@ -23,6 +23,15 @@ impl Connectors {
         Self { http1: v1::Connector::new(options()), negotiated: Connector::new(options()) }
     }
 
+    /// A connection over HTTP/1.1 that has served before, if there is one: that takes no time, but the
+    /// pool's own task may have to be asked.
+    pub(super) async fn pooled(&self, peer: &HttpPeer) -> Option<HttpSession> {
+        if !is_http1(peer) {
+            return None;
+        }
+        self.http1.reused_http_session(peer).await.map(HttpSession::H1)
+    }
+
     /// A connection to the peer, and whether it has served before.
     pub(super) async fn connect(&self, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool)> {
         // A new TLS connection is a future of 28 KB; on the heap it is gone once connected, and no
@@ -30,8 +39,8 @@ impl Connectors {
         if !is_http1(peer) {
             return Box::pin(self.negotiated.get_http_session(peer)).await;
         }
-        if let Some(session) = self.http1.reused_http_session(peer).await {
-            return Ok((HttpSession::H1(session), true));
+        if let Some(session) = self.pooled(peer).await {
+            return Ok((session, true));
         }
         let (session, reused) = Box::pin(self.http1.get_http_session(peer)).await?;
         Ok((HttpSession::H1(session), reused))

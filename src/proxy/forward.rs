@@ -156,6 +156,12 @@ pub(super) async fn connect(
         let _in_time = caller.until(clock, resolved).await?;
         peers = upstream.peers.in_turn();
     }
+    // Without a timer, which would wake the thread up once a call.
+    if let Some(peer) = peers.first()
+        && let Some(connection) = pooled(connectors, peer).await
+    {
+        return Ok(connection);
+    }
     // One time for all addresses together: a name may have many, in a zone that is gone.
     let connected = tokio::time::timeout(patience, any_of(connectors, upstream, &peers));
     if let Ok(connected) = caller.until(clock, connected).await? {
@@ -206,13 +212,24 @@ async fn any_of(
     others.await
 }
 
+/// A pooled connection to this address that its other side has not closed.
+async fn pooled(connectors: &Connectors, peer: &Arc<HttpPeer>) -> Option<Connection> {
+    loop {
+        let session = connectors.pooled(peer).await?;
+        let connection = Connection::new(session, true, Arc::clone(peer));
+        // One that is closed has left the pool, so that each of them is met once.
+        if connection.ear.was_open() {
+            return Some(connection);
+        }
+    }
+}
+
 /// A connection to this address that its other side has not closed, pooled or new.
 async fn connect_to(connectors: &Connectors, peer: &Arc<HttpPeer>) -> Result<Connection, Failure> {
     loop {
         let connected = connectors.connect(peer).await;
         let (session, reused) = connected.map_err(|error| Failure::of(&error))?;
         let connection = Connection::new(session, reused, Arc::clone(peer));
-        // One that is closed has left the pool, so that each of them is met once.
         if !reused || connection.ear.was_open() {
             return Ok(connection);
         }
