@@ -10,7 +10,7 @@ use crate::ids::{RequestId, TraceId};
 use crate::protocol::Dialect;
 use crate::protocol::edit::{Edits, MemberSpan, Segments, json_string};
 use crate::protocol::path::Endpoint;
-use crate::protocol::request::{Optional, RequestFacts};
+use crate::protocol::request::{Optional, RequestFacts, within_messages};
 use crate::protocol::tap::{Finished, Reading};
 use crate::protocol::usage::Cost;
 use crate::protocol::usage_chunk;
@@ -102,6 +102,10 @@ impl Call {
         }
         gone.sort_by_key(|place| place.key.start);
         edits.remove(gone);
+        let inner = fields.in_messages().filter(|_| self.dialect == Dialect::Chat);
+        for message in inner.iter().flat_map(|name| within_messages(&self.body, name)) {
+            edits.remove(&message);
+        }
         if edits.is_empty() {
             return Segments::whole(self.body.clone());
         }

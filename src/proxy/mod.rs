@@ -20,6 +20,7 @@ mod judge;
 mod looking;
 mod plain;
 mod pricing;
+mod refused;
 mod relay;
 mod respond;
 mod round;

@@ -68,7 +68,7 @@ pub enum Probe {
     OfHost(&'static str),
 }
 
-/// What becomes of members of a request's top level that a provider does not know.
+/// What becomes of members of a request that a provider does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FieldPolicy {
     /// Whether it refuses a call for them; then OpenRouter's own members are taken out.
@@ -77,6 +77,8 @@ pub struct FieldPolicy {
     more: &'static [&'static str],
     /// A member that it knows by an older name, and that name.
     older_name: Option<(&'static str, &'static str)>,
+    /// A member that it refuses within `messages`.
+    in_messages: Option<&'static str>,
 }
 
 /// One row of the table.
@@ -131,7 +133,8 @@ const OPENROUTER_FIELDS: [&str; 15] = [
 
 impl FieldPolicy {
     /// Unknown members are ignored there, or nobody knows what is unknown there.
-    pub const PASS: Self = Self { is_strict: false, more: &[], older_name: None };
+    pub const PASS: Self =
+        Self { is_strict: false, more: &[], older_name: None, in_messages: None };
 
     const fn strict(more: &'static [&'static str]) -> Self {
         Self { is_strict: true, more, ..Self::PASS }
@@ -154,6 +157,12 @@ impl FieldPolicy {
     #[must_use]
     pub fn older_name(self, field: &str) -> Option<&'static str> {
         self.older_name.filter(|(newer, _)| *newer == field).map(|(_, older)| older)
+    }
+
+    /// A member that goes from each of `messages`, where the provider refuses one there.
+    #[must_use]
+    pub const fn in_messages(self) -> Option<&'static str> {
+        self.in_messages
     }
 }
 
@@ -209,11 +218,10 @@ impl Provider {
                 &["frequency_penalty", "metadata", "store"],
             ),
             Self::Groq => strict("https://api.groq.com/openai/v1", &[]),
-            // It refuses `reasoning_content` within `messages`, too, which stays: only the top level of a
-            // request is edited.
             Self::Mistral => Row {
                 fields: FieldPolicy {
                     older_name: Some(("max_completion_tokens", "max_tokens")),
+                    in_messages: Some("reasoning_content"),
                     ..FieldPolicy::strict(&["store"])
                 },
                 stream_usage: StreamUsage::Unasked,
@@ -275,5 +283,7 @@ mod tests {
         let mistral = Provider::Mistral.row().fields;
         assert_eq!(mistral.older_name("max_completion_tokens"), Some("max_tokens"));
         assert_eq!(Provider::OpenAi.row().fields.older_name("max_completion_tokens"), None);
+        assert_eq!(mistral.in_messages(), Some("reasoning_content"));
+        assert_eq!(Provider::DeepSeek.row().fields.in_messages(), None);
     }
 }

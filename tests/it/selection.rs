@@ -246,23 +246,20 @@ async fn strict_providers_get_no_members_that_they_refuse() {
         .route("models: [\"mistral\"], upstreams: [mistral]")
         .route("models: [\"*\"], upstreams: [open]");
     let gateway = Gateway::start(&config).await;
+    let thoughtful = json!({"role": "assistant", "reasoning_content": "hm", "content": "hi"});
     let body = |model: &str| {
         json!({
             "session_id": "s", "model": model, "provider": {"order": ["a"]},
-            "messages": [{"role": "user", "content": "hi"}], "max_completion_tokens": 9,
+            "messages": [thoughtful], "max_completion_tokens": 9,
             "reasoning": {"effort": "low"}, "temperature": 0.5, "usage": {"include": true},
         })
     };
     for model in ["strict", "mistral", "any"] {
         gateway.post(PATH, &body(model)).await.assert_ok();
     }
-    let sent = |model: &str, tokens: &str| {
-        json!({
-            "model": model, "messages": [{"role": "user", "content": "hi"}],
-            tokens: 9, "temperature": 0.5,
-        })
-    };
-    assert_eq!(strict.calls()[0].json(), sent("strict", "max_completion_tokens"));
-    assert_eq!(strict.calls()[1].json(), sent("mistral", "max_tokens"));
+    let sent = |model: &str, message: &Value, tokens: &str| json!({"model": model, "messages": [message], tokens: 9, "temperature": 0.5});
+    let thoughtless = json!({"role": "assistant", "content": "hi"});
+    assert_eq!(strict.calls()[0].json(), sent("strict", &thoughtful, "max_completion_tokens"));
+    assert_eq!(strict.calls()[1].json(), sent("mistral", &thoughtless, "max_tokens"));
     assert_eq!(open.only_call().json(), body("any"), "who knows them gets them");
 }

@@ -3,11 +3,14 @@
 mod faults;
 mod folded;
 mod members;
+mod nested;
 mod others;
 mod reader;
 mod required;
 mod scan;
 mod values;
+
+pub use nested::within_messages;
 
 use super::Dialect;
 use super::edit::MemberSpan;
