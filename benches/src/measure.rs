@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::task::LocalSet;
-use tokio::time::{MissedTickBehavior, interval_at, sleep};
+use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until};
 
 /// Who is loaded, with what, and whose processor time is read.
 #[derive(Clone)]
@@ -158,9 +158,21 @@ pub async fn rate(plan: Plan, per_second: f64) -> io::Result<Value> {
             }
         });
     }
+    let used = local.spawn_local(async move {
+        sleep_until(counted_from).await;
+        let before = process::cpu(plan.pid);
+        sleep_until(end).await;
+        process::cpu(plan.pid).saturating_sub(before)
+    });
     local.await;
     refuse_failures(&counters)?;
-    Ok(times(&counters.answers.borrow()))
+    let answers = counters.answers.borrow();
+    let mut figures = times(&answers);
+    let cpu_us = used.await.map_err(io::Error::other)?.as_secs_f64() * 1e6;
+    if plan.pid != 0 && !answers.is_empty() {
+        figures["cpu_us_per_call"] = (cpu_us / answers.len() as f64).into();
+    }
+    Ok(figures)
 }
 
 /// Opens a stream on every connection, waits for the first event of each, reads the gateway's
