@@ -166,9 +166,9 @@ pub async fn rate(plan: Plan, per_second: f64) -> io::Result<Value> {
     });
     local.await;
     refuse_failures(&counters)?;
+    let cpu_us = used.await.map_err(io::Error::other)?.as_secs_f64() * 1e6;
     let answers = counters.answers.borrow();
     let mut figures = times(&answers);
-    let cpu_us = used.await.map_err(io::Error::other)?.as_secs_f64() * 1e6;
     if plan.pid != 0 && !answers.is_empty() {
         figures["cpu_us_per_call"] = (cpu_us / answers.len() as f64).into();
     }
