@@ -7,20 +7,9 @@ use std::time::Duration;
 /// clock (`USER_HZ`, proc(5)).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// Processor time used so far, user and system together: to the nanosecond as the scheduler knows it
-/// (`schedstat`), else in hundredths of a second.
+/// Processor time used so far, user and system together.
 #[must_use]
 pub fn cpu(pid: u32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let of_task = |task: fs::DirEntry| {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
-    };
-    let used: Duration = tasks.filter_map(of_task).sum();
-    if used.is_zero() { by_ticks(pid) } else { used }
-}
-
-fn by_ticks(pid: u32) -> Duration {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15 of the line.
     let after = text.rsplit_once(')').map_or("", |(_, after)| after);
