@@ -1,7 +1,7 @@
 //! The four ways to load a target: closed loop, fixed rate, open streams, first answer.
 
 use crate::client::{Answer, Connection};
-use crate::process;
+use crate::process::{self, Cpu};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -107,11 +107,11 @@ pub async fn closed(plan: Plan) -> io::Result<Value> {
     let window = async {
         sleep(plan.warm_up).await;
         counters.answers.borrow_mut().clear();
-        let before = (counters.calls.get(), counters.events.get(), process::cpu(plan.pid));
+        let before = (counters.calls.get(), counters.events.get(), Cpu::of(plan.pid));
         let started = Instant::now();
         sleep(plan.window).await;
         let seconds = started.elapsed().as_secs_f64();
-        let cpu_us = process::cpu(plan.pid).saturating_sub(before.2).as_secs_f64() * 1e6;
+        let cpu_us = Cpu::of(plan.pid).since(&before.2).as_secs_f64() * 1e6;
         let calls = (counters.calls.get() - before.0) as f64;
         let chunks = (counters.events.get() - before.1) as f64;
         // None of a kind is no figure, rather than infinity.
@@ -160,9 +160,9 @@ pub async fn rate(plan: Plan, per_second: f64) -> io::Result<Value> {
     }
     let used = local.spawn_local(async move {
         sleep_until(counted_from).await;
-        let before = process::cpu(plan.pid);
+        let before = Cpu::of(plan.pid);
         sleep_until(end).await;
-        process::cpu(plan.pid).saturating_sub(before)
+        Cpu::of(plan.pid).since(&before)
     });
     local.await;
     refuse_failures(&counters)?;

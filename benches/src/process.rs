@@ -1,23 +1,33 @@
 //! What a process has used, from `/proc`; zero where it is gone.
 
+use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
-/// Linux reports processor time to user space in hundredths of a second, whatever the kernel's own
-/// clock (`USER_HZ`, proc(5)).
-const TICKS_PER_SECOND: u64 = 100;
+/// Processor time of each thread, to the nanosecond as the scheduler counts it.
+pub struct Cpu(HashMap<String, Duration>);
 
-/// Processor time used so far, user and system together.
-#[must_use]
-pub fn cpu(pid: u32) -> Duration {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15 of the line.
-    let after = text.rsplit_once(')').map_or("", |(_, after)| after);
-    let ticks = |field: usize| {
-        after.split_whitespace().nth(field - 3).and_then(|word| word.parse::<u64>().ok())
-    };
-    let used = ticks(14).unwrap_or(0) + ticks(15).unwrap_or(0);
-    Duration::from_millis(used * 1000 / TICKS_PER_SECOND)
+impl Cpu {
+    /// What the threads of a process have used so far, user and system together.
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let of_task = |task: fs::DirEntry| {
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            let used = text.split_whitespace().next()?.parse().ok()?;
+            Some((task.file_name().into_string().ok()?, Duration::from_nanos(used)))
+        };
+        Self(tasks.filter_map(of_task).collect())
+    }
+
+    /// What was used since then; the last of threads that have ended meanwhile is missing.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Duration {
+        let used = |(thread, now): (&String, &Duration)| {
+            now.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
+        };
+        self.0.iter().map(used).sum()
+    }
 }
 
 /// Resident memory in KiB.
