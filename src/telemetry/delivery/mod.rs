@@ -7,6 +7,7 @@
 mod check;
 mod exporter;
 mod http;
+mod outlet;
 mod reply;
 pub mod spool;
 mod state;
@@ -14,11 +15,13 @@ mod writer;
 
 pub use check::check;
 pub use exporter::Going;
+pub use outlet::Status;
 pub use state::{Reason, State, Trouble};
 
-use super::langfuse::{Destination, DestinationKind, Trace};
+use super::langfuse::{Destination, Trace};
 use super::metrics::Metrics;
 use arc_swap::ArcSwap;
+use outlet::Outlet;
 use spool::Spool;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -75,86 +78,6 @@ struct Held {
     trace: Box<Trace>,
     /// What it was counted with: encoding lets go of the body, so that it is smaller afterwards.
     bytes: usize,
-}
-
-/// One destination with all that outlives its settings.
-pub struct Outlet {
-    name: Arc<str>,
-    spool: Arc<Spool>,
-    state: State,
-    settings: watch::Sender<Arc<Destination>>,
-    is_flushing: Arc<AtomicBool>,
-}
-
-impl Outlet {
-    fn is_flushing(&self) -> bool {
-        self.is_flushing.load(Ordering::Relaxed)
-    }
-
-    /// Whether waiting longer would bring nothing more to the destination.
-    fn is_idle(&self) -> bool {
-        let holds = self.spool.holds();
-        let is_well = self.state.going() == Going::Well && holds.is_ours;
-        !is_well || holds.records <= self.state.aside()
-    }
-
-    /// Whether there was anything to tell.
-    fn tell_losses(&self) -> bool {
-        let Some((traces, so_far)) = self.state.untold_losses() else { return false };
-        tracing::warn!(destination = %self.name, traces, so_far, "traces were dropped");
-        true
-    }
-
-    fn status(&self, now: SystemTime) -> Status {
-        let holds = self.spool.holds();
-        let state = match (self.state.is_disk_bad(), holds.is_ours, self.state.going()) {
-            (true, ..) => "spool_unusable",
-            (false, false, _) if holds.is_open => "spool_in_use",
-            (false, _, Going::Well) => "ok",
-            (false, _, Going::Away) => "retrying",
-            (false, _, Going::Refused) => "refused",
-        };
-        let oldest = holds.oldest_ms.filter(|_| holds.records > 0);
-        let oldest = oldest.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
-        Status {
-            name: Arc::clone(&self.name),
-            is_langfuse: self.settings.borrow().kind == DestinationKind::Langfuse,
-            state,
-            backlog: holds.records,
-            spool_bytes: holds.bytes,
-            // A clock that was set back makes no negative age.
-            lag: oldest.map(|at| now.duration_since(at).unwrap_or_default()),
-            sent: self.state.sent(),
-            retried: self.state.retried(),
-            dropped: self.state.dropped(),
-            last_error: self.state.last(),
-        }
-    }
-}
-
-/// How a destination does, for `/status`.
-#[derive(Debug, Clone)]
-pub struct Status {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Whether it is the one of `langfuse:`.
-    pub is_langfuse: bool,
-    /// `ok`, `retrying`, `refused`, `spool_unusable` or `spool_in_use`.
-    pub state: &'static str,
-    /// Traces on disk and not accepted yet.
-    pub backlog: u64,
-    /// Bytes on disk.
-    pub spool_bytes: u64,
-    /// Age of the oldest of them; `None` without any.
-    pub lag: Option<Duration>,
-    /// Traces accepted, since the start.
-    pub sent: u64,
-    /// Traces sent once more, since the start.
-    pub retried: u64,
-    /// Traces lost, since the start.
-    pub dropped: [(Reason, u64); Reason::ALL.len()],
-    /// What went wrong last.
-    pub last_error: Option<Trouble>,
 }
 
 impl Delivery {
