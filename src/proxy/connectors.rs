@@ -9,8 +9,8 @@ use pingora::upstreams::peer::{HttpPeer, Peer};
 const IDLE_CONNECTIONS: usize = 4_096;
 
 /// Two connectors. Pingora's general one is a large future even where a pooled connection is at
-/// hand; for upstreams that speak HTTP/1.1 alone the pool can be asked first, for a microsecond less
-/// a call.
+/// hand; for upstreams that speak HTTP/1.1 alone the pool can be asked first (`pooled`), for a
+/// microsecond less a call.
 pub struct Connectors {
     http1: v1::Connector,
     negotiated: Connector,
@@ -38,9 +38,6 @@ impl Connectors {
         // open stream has to carry room for it.
         if !is_http1(peer) {
             return Box::pin(self.negotiated.get_http_session(peer)).await;
-        }
-        if let Some(session) = self.pooled(peer).await {
-            return Ok((session, true));
         }
         let (session, reused) = Box::pin(self.http1.get_http_session(peer)).await?;
         Ok((HttpSession::H1(session), reused))
