@@ -23,6 +23,7 @@ use crate::upstream::{Trouble, Upstream};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -163,7 +164,7 @@ async fn rest(
 ) -> Result<(), Interrupted> {
     let Some(pause) = pause else { return Ok(()) };
     let mut clock = Clock::new(&upstream.config.timeouts, ctx.begun);
-    caller.until(&mut clock, tokio::time::sleep(pause)).await?;
+    caller.until(&mut clock, pin!(tokio::time::sleep(pause))).await?;
     // One that left during the pause is not called for, even where a reply would be read to its end.
     if caller.is_gone() { Err(Interrupted::CallerGone) } else { Ok(()) }
 }
@@ -358,7 +359,7 @@ async fn relay(
         }
         Judgement::Next(outcome) => {
             clock.token_came();
-            refused::refused(caller, ctx, call, (reply, outcome), clock).await
+            Box::pin(refused::refused(caller, ctx, call, (reply, outcome), clock)).await
         }
     }
 }

@@ -109,12 +109,14 @@ impl<'s> Caller<'s> {
     }
 
     /// Waits for `work`, for the caller's departure and for the next deadline, whichever is first.
-    /// Comments are sent meanwhile. `work` is dropped when the wait is interrupted. Work that is
-    /// always ready, as a stream that never pauses, is no way around the end of the whole call.
+    /// Comments are sent meanwhile. Work that is always ready, as a stream that never pauses, is no way
+    /// around the end of the whole call.
+    ///
+    /// `work` is pinned where it is made: taken by value an open stream would hold it three times.
     pub(super) async fn until<T>(
         &mut self,
         clock: &mut Clock,
-        work: impl Future<Output = T>,
+        work: impl Future<Output = T> + Unpin,
     ) -> Result<T, Interrupted> {
         let since = Instant::now();
         if since >= clock.total() {
@@ -128,9 +130,8 @@ impl<'s> Caller<'s> {
     async fn until_inner<T>(
         &mut self,
         clock: &mut Clock,
-        work: impl Future<Output = T>,
+        mut work: impl Future<Output = T> + Unpin,
     ) -> Result<T, Interrupted> {
-        let mut work = pin!(work);
         loop {
             let (at, due) = clock.next(self.comment_due());
             tokio::select! {
@@ -144,7 +145,8 @@ impl<'s> Caller<'s> {
                         continue;
                     }
                     match due {
-                        Due::Comment => self.comment().await?,
+                        // Rare, and no room is kept for it.
+                        Due::Comment => Box::pin(self.comment()).await?,
                         Due::Expired(expired) => return Err(Interrupted::Expired(expired)),
                     }
                 }

@@ -50,7 +50,9 @@ impl Connectors {
             (HttpSession::H1(session), true) => {
                 self.http1.release_http_session(session, peer, idle).await;
             }
-            (session, _) => self.negotiated.release_http_session(session, peer, idle).await,
+            (session, _) => {
+                Box::pin(self.negotiated.release_http_session(session, peer, idle)).await;
+            }
         }
     }
 }

@@ -16,6 +16,8 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
     USER_AGENT,
 };
+use http::uri::InvalidUri;
+use http::{HeaderMap, Method, Request};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
@@ -135,7 +137,7 @@ impl Connection {
             HttpSession::H2(stream) => {
                 stream.shutdown();
                 // The connection serves other streams; the connector must learn that this one ended.
-                connectors.release(self.session, &self.peer).await;
+                Box::pin(connectors.release(self.session, &self.peer)).await;
             }
         }
     }
@@ -152,7 +154,7 @@ pub(super) async fn connect(
     let mut peers = upstream.peers.in_turn();
     if peers.is_empty() {
         // Only right after the start: the first name resolution is still under way.
-        let resolved = tokio::time::timeout(patience, upstream.peers.wait_resolved());
+        let resolved = Box::pin(tokio::time::timeout(patience, upstream.peers.wait_resolved()));
         let _in_time = caller.until(clock, resolved).await?;
         peers = upstream.peers.in_turn();
     }
@@ -164,6 +166,7 @@ pub(super) async fn connect(
     }
     // One time for all addresses together: a name may have many, in a zone that is gone.
     let connected = tokio::time::timeout(patience, any_of(connectors, upstream, &peers));
+    let connected = Box::pin(connected);
     if let Ok(connected) = caller.until(clock, connected).await? {
         return Ok(connected?);
     }
@@ -236,6 +239,9 @@ async fn connect_to(connectors: &Connectors, peer: &Arc<HttpPeer>) -> Result<Con
     }
 }
 
+/// Headers there is room for at first.
+const ROOM: usize = 24;
+
 /// Headers of the caller that every upstream gets.
 static PASSED: [HeaderName; 6] = [
     ACCEPT,
@@ -278,44 +284,45 @@ pub(super) fn request(
     (session_id, traceparent): (Option<&str>, Option<HeaderValue>),
     from: &RequestHeader,
     length: u64,
-) -> pingora::Result<Box<RequestHeader>> {
+) -> Result<Box<RequestHeader>, InvalidUri> {
     let base = &upstream.base;
-    let path = format!("{}{}", base.path, call.dialect.path());
-    let mut request = RequestHeader::build("POST", path.as_bytes(), Some(24))?;
-    request.insert_header(HOST, base.authority.clone())?;
-    request.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
-    request.insert_header(CONTENT_LENGTH, HeaderValue::from(length))?;
+    let path = [base.path.as_str(), call.dialect.path()].concat();
+    let mut headers = HeaderMap::with_capacity(ROOM);
+    headers.insert(HOST, base.authority.clone());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     // A compressed reply could not be read for usage and errors; some providers compress streams.
-    request.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let row = upstream.config.provider.row();
     let openrouter = row.openrouter_headers.then_some(OPENROUTER.iter());
     let openai = row.openai_headers.then_some(OPENAI.iter());
     let names = PASSED.iter().chain(openrouter.into_iter().flatten());
     for name in names.chain(openai.into_iter().flatten()) {
         if let Some(value) = from.headers.get(name).filter(|value| !value.is_empty()) {
-            request.insert_header(name.clone(), value.clone())?;
+            headers.insert(name, value.clone());
         }
     }
     if let Some(traceparent) = traceparent {
-        request.insert_header(TRACEPARENT, traceparent)?;
+        headers.insert(TRACEPARENT, traceparent);
         if let Some(state) = from.headers.get(&TRACESTATE) {
-            request.insert_header(TRACESTATE, state.clone())?;
+            headers.insert(TRACESTATE, state.clone());
         }
     }
     if row.openrouter_headers
         && let Some(id) = session_id.and_then(|id| HeaderValue::from_str(id).ok())
     {
-        request.insert_header(SESSION_ID, id)?;
+        headers.insert(SESSION_ID, id);
     }
-    if row.credential == provider::Credential::XApiKey
-        && !request.headers.contains_key(ANTHROPIC_VERSION)
-    {
-        request.insert_header(ANTHROPIC_VERSION, DEFAULT_ANTHROPIC_VERSION)?;
+    if row.credential == provider::Credential::XApiKey && !headers.contains_key(ANTHROPIC_VERSION) {
+        headers.insert(ANTHROPIC_VERSION, DEFAULT_ANTHROPIC_VERSION);
     }
     for (name, value) in &upstream.headers {
-        request.insert_header(name.clone(), value.clone())?;
+        headers.insert(name, value.clone());
     }
-    Ok(Box::new(request))
+    // Pingora's own would read each name anew and keep a second map for its spelling.
+    let (mut request, ()) = Request::new(()).into_parts();
+    (request.method, request.uri, request.headers) = (Method::POST, path.try_into()?, headers);
+    Ok(Box::new(request.into()))
 }
 
 /// HTTP/2 wants the absolute form, and no `Host` beside it.

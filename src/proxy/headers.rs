@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, SERVER, TRANSFER_ENCODING,
 };
-use pingora::http::ResponseHeader;
+use http::response::Parts;
 
 /// The caller's header of a relayed reply; `length` is known where the whole body is held.
 pub(super) fn reply_header(
@@ -16,7 +16,7 @@ pub(super) fn reply_header(
     ctx: &Ctx,
     reply: &Reply<'_>,
     length: Option<usize>,
-) -> Box<ResponseHeader> {
+) -> Parts {
     let mut header = respond::blank(reply.header.status);
     let from = &reply.header.headers;
     for (name, value) in from.iter().filter(|(name, _)| is_passed(name) && !is_hop(from, name)) {

@@ -16,6 +16,7 @@ use crate::protocol::tap::{Finished, Form, PlainTap, error_in_body};
 use crate::telemetry::metrics::{Broken, Outcome};
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
+use std::pin::pin;
 use std::time::Instant;
 
 /// A plain reply is held, header included, to its end or this far (DESIGN section 5).
@@ -47,7 +48,7 @@ pub(super) async fn hold(
     let mut pieces = Vec::new();
     let (mut padding, mut bytes) = (0, 0);
     while bytes < HOLD_PLAIN && padding < MOST_PADDING {
-        let Some(piece) = caller.until(clock, connection.read_body()).await?? else {
+        let Some(piece) = caller.until(clock, pin!(connection.read_body())).await?? else {
             return Ok(Held { pieces, ended: true });
         };
         clock.data_came(Instant::now(), None);
@@ -82,7 +83,7 @@ pub(super) async fn plain(
     }
     if judge::status(status) != Judgement::Good {
         ctx.outcome.read(tap.finish_counted(), true);
-        return callers_fault(caller, ctx, call, reply, &held).await;
+        return Box::pin(callers_fault(caller, ctx, call, reply, &held)).await;
     }
     let mut tap = Some(tap);
     if let Some(tap) = tap.take_if(|_| ended) {
@@ -95,11 +96,11 @@ pub(super) async fn plain(
         return Err(Failure::new(Outcome::ErrorBody, "no stream where one was asked for").into());
     }
     let length = ended.then(|| held.iter().map(Bytes::len).sum());
-    let header = reply_header(caller, ctx, &reply, length);
+    let header = respond::ready(reply_header(caller, ctx, &reply, length));
     ctx.outcome.status = (!caller.is_gone()).then_some(status);
     call.body = Bytes::new();
     if let Some(tap) = tap {
-        return long(caller, ctx, (reply, clock), (header, held), tap).await;
+        return Box::pin(long(caller, ctx, (reply, clock), (header, held), tap)).await;
     }
     ctx.proved_good(reply.upstream);
     finish_plain(caller, ctx, header, held).await?;
@@ -154,31 +155,31 @@ async fn callers_fault(
     caller: &mut Caller<'_>,
     ctx: &mut Ctx,
     call: &mut Call,
-    mut reply: Reply<'_>,
+    reply: Reply<'_>,
     held: &[Bytes],
 ) -> Result<Relayed, Stopped> {
-    let body = in_our_shape(call, &mut reply, held);
+    let (body, is_ours) = in_our_shape(call, &reply, held);
     if caller.begun {
         return say_fault(caller, ctx, call, &body).await;
     }
-    let header = reply_header(caller, ctx, &reply, Some(body.len()));
+    let mut header = reply_header(caller, ctx, &reply, Some(body.len()));
+    if is_ours {
+        respond::as_json(&mut header);
+    }
     ctx.outcome.status = (!caller.is_gone()).then_some(reply.header.status.as_u16());
     call.body = Bytes::new();
-    finish_plain(caller, ctx, header, vec![body]).await?;
+    finish_plain(caller, ctx, respond::ready(header), vec![body]).await?;
     Ok(Relayed::Whole(Outcome::Status4xx))
 }
 
 /// The body of an error that is the caller's own fault: without our credential, and in the one shape
-/// that clients read.
-fn in_our_shape(call: &Call, reply: &mut Reply<'_>, held: &[Bytes]) -> Bytes {
+/// that clients read; whether that one is ours.
+fn in_our_shape(call: &Call, reply: &Reply<'_>, held: &[Bytes]) -> (Bytes, bool) {
     let body = reply.upstream.without_credential(held.concat());
     let status = reply.header.status.as_u16();
     match errors::reshaped(call.dialect, status, &body) {
-        Some(reshaped) => {
-            respond::as_json(&mut reply.header);
-            reshaped
-        }
-        None => body.into(),
+        Some(reshaped) => (reshaped, true),
+        None => (body.into(), false),
     }
 }
 
@@ -231,7 +232,7 @@ async fn forward_plain(
         if connection.is_body_over() {
             return Ok(last);
         }
-        let Some(piece) = caller.until(clock, connection.read_body()).await?? else {
+        let Some(piece) = caller.until(clock, pin!(connection.read_body())).await?? else {
             return Ok(last);
         };
         clock.data_came(Instant::now(), None);

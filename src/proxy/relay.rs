@@ -153,7 +153,7 @@ async fn follow(
     loop {
         let tapped = pieces.len();
         let events = tap.events();
-        let read = caller.until(clock, reply.connection.read_body()).await;
+        let read = caller.until(clock, pin!(reply.connection.read_body())).await;
         let mut end = match read {
             Ok(Ok(Some(piece))) => take_ready(reply.connection, piece, &mut pieces),
             Ok(Ok(None)) => Some(End::Clean),
@@ -293,7 +293,7 @@ async fn release(
     }
     let mut header = reply_header(caller, ctx, reply, None);
     respond::as_stream(&mut header, caller.is_http11());
-    caller.begin(header).await
+    caller.begin(respond::ready(header)).await
 }
 
 /// After one piece, takes what else is ready, so that a burst is one write; never waits.

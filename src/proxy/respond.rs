@@ -12,6 +12,7 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL,
     CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, TRANSFER_ENCODING,
 };
+use http::response::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
@@ -33,6 +34,8 @@ const LINGER_BYTES: u64 = 8 << 20;
 const LINGER: Duration = Duration::from_secs(2);
 /// Said where no waiting helps: a client that finds no time in a 429 comes back within a second.
 const NO_USE_WAITING: Duration = Duration::from_hours(1);
+/// Headers there is room for at first: a provider's and all of ours.
+const ROOM: usize = 24;
 /// A caller who does not take a reply for so long is gone; it would hold its upstream for ever.
 const WRITE_STALL: Duration = Duration::from_mins(1);
 
@@ -58,7 +61,7 @@ impl Signature {
     }
 
     /// Signs a reply.
-    pub(super) fn sign(&self, header: &mut ResponseHeader) {
+    pub(super) fn sign(&self, header: &mut Parts) {
         if let Some(id) = &self.request_id {
             set(header, REQUEST_ID, id.clone());
         }
@@ -75,13 +78,13 @@ impl Signature {
         let mut header = blank(StatusCode::OK);
         as_stream(&mut header, chunked);
         self.sign(&mut header);
-        header
+        ready(header)
     }
 }
 
 /// Makes a header that of an event stream: no proxy may hold or compress it (WIRE section 8).
-pub(super) fn as_stream(header: &mut ResponseHeader, chunked: bool) {
-    header.remove_header(&CONTENT_LENGTH);
+pub(super) fn as_stream(header: &mut Parts, chunked: bool) {
+    header.headers.remove(CONTENT_LENGTH);
     set(header, CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     set(header, CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     set(header, ACCEL_BUFFERING, HeaderValue::from_static("no"));
@@ -91,24 +94,22 @@ pub(super) fn as_stream(header: &mut ResponseHeader, chunked: bool) {
 }
 
 /// Says that the body is JSON, whatever it was said to be.
-pub(super) fn as_json(header: &mut ResponseHeader) {
+pub(super) fn as_json(header: &mut Parts) {
     set(header, CONTENT_TYPE, JSON);
 }
 
-/// Sets a header. Names and values are valid by their types, so it cannot fail.
-pub(super) fn set(header: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
-    let inserted = header.insert_header(name, value);
-    debug_assert!(inserted.is_ok(), "typed headers are valid");
+/// Sets a header.
+pub(super) fn set(header: &mut Parts, name: HeaderName, value: HeaderValue) {
+    header.headers.insert(name, value);
 }
 
-/// Adds a header beside those of the same name; as [`set`], it cannot fail.
-pub(super) fn add(header: &mut ResponseHeader, name: HeaderName, value: HeaderValue) {
-    let appended = header.append_header(name, value);
-    debug_assert!(appended.is_ok(), "typed headers are valid");
+/// Adds a header beside those of the same name.
+pub(super) fn add(header: &mut Parts, name: HeaderName, value: HeaderValue) {
+    header.headers.append(name, value);
 }
 
 /// Says which upstream answered, or was asked last, and after how many attempts.
-pub(super) fn name_upstream(header: &mut ResponseHeader, upstream: &str, attempts: u32) {
+pub(super) fn name_upstream(header: &mut Parts, upstream: &str, attempts: u32) {
     if let Ok(name) = HeaderValue::from_str(upstream) {
         set(header, UPSTREAM, name);
     }
@@ -116,9 +117,17 @@ pub(super) fn name_upstream(header: &mut ResponseHeader, upstream: &str, attempt
 }
 
 /// A header with this status and nothing else.
-pub(super) fn blank(status: StatusCode) -> Box<ResponseHeader> {
-    let built = ResponseHeader::build(status, Some(16));
-    Box::new(built.unwrap_or_else(|_| ResponseHeader::from(http::Response::new(()).into_parts().0)))
+pub(super) fn blank(status: StatusCode) -> Parts {
+    let mut header = http::Response::new(()).into_parts().0;
+    header.status = status;
+    header.headers.reserve(ROOM);
+    header
+}
+
+/// The header as Pingora sends it. Only once it is whole: Pingora's own reads each name that is put in
+/// anew, and keeps a second map for its spelling, which is the usual one here.
+pub(super) fn ready(header: Parts) -> Box<ResponseHeader> {
+    Box::new(header.into())
 }
 
 /// Answers a preflight, or any `OPTIONS`: no key is asked for, since browsers send none.
@@ -138,7 +147,7 @@ pub(super) async fn preflight(
     let signature = Signature { cors, ..Signature::of(ctx) };
     set(&mut header, ALLOW, HeaderValue::from_static(allow));
     signature.sign(&mut header);
-    write(caller, ctx, header, Bytes::new()).await
+    write(caller, ctx, ready(header), Bytes::new()).await
 }
 
 /// Answers with JSON from memory.
@@ -152,7 +161,7 @@ pub(super) async fn json(
     set(&mut header, CACHE_CONTROL, HeaderValue::from_static("no-store"));
     set(&mut header, CONTENT_LENGTH, HeaderValue::from(body.len()));
     Signature::of(ctx).sign(&mut header);
-    write(caller, ctx, header, body).await
+    write(caller, ctx, ready(header), body).await
 }
 
 /// Ends a request that has no relayed reply. An error cuts the connection.
@@ -194,14 +203,14 @@ async fn reject(
     if unread && may_drain_first(caller, rejection.kind) {
         drain(caller, DRAIN_FIRST).await;
     }
-    write(caller, ctx, header, body).await?;
+    write(caller, ctx, ready(header), body).await?;
     if unread {
         drain(caller, LINGER_BYTES).await;
     }
     Ok(())
 }
 
-fn error_header(ctx: &Ctx, rejection: &Rejection, length: usize) -> Box<ResponseHeader> {
+fn error_header(ctx: &Ctx, rejection: &Rejection, length: usize) -> Parts {
     let status = StatusCode::from_u16(rejection.kind.row().status);
     let mut header = blank(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
     set(&mut header, CONTENT_TYPE, JSON);

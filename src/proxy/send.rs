@@ -13,6 +13,7 @@ use pingora::protocols::SocketDigest;
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v2::client::Http2Session;
 use pingora::protocols::http::v2::write_body;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,12 +36,12 @@ pub(super) async fn send(
 ) -> Result<(), Stopped> {
     let Connection { session, ear, request_whole, .. } = connection;
     // No answer is looked for where this fails: nobody has been asked anything yet.
-    let begun = caller.until(clock, session.write_request_header(header)).await?;
+    let begun = caller.until(clock, pin!(session.write_request_header(header))).await?;
     begun.map_err(|error| Failure { is_untouched: true, ..Failure::of(&error) })?;
     let sent = match session {
-        HttpSession::H2(h2) => caller.until(clock, transmit_http2(h2, body, is_out)).await?,
+        HttpSession::H2(h2) => caller.until(clock, pin!(transmit_http2(h2, body, is_out))).await?,
         HttpSession::H1(_) | HttpSession::Custom(()) => {
-            caller.until(clock, transmit(session, body, ear, is_out)).await?
+            caller.until(clock, pin!(transmit(session, body, ear, is_out))).await?
         }
     };
     *request_whole = sent.map_err(|error| Failure::of(&error))?;
@@ -94,7 +95,7 @@ async fn write_piece(
     ear: &Ear,
 ) -> pingora::Result<bool> {
     let write = session.write_request_body(piece, end);
-    let mut write = std::pin::pin!(write);
+    let mut write = pin!(write);
     loop {
         tokio::select! {
             biased;
@@ -210,7 +211,7 @@ pub(super) async fn await_header(
     let Connection { session, ear, .. } = connection;
     let is_final = |header: &ResponseHeader| !header.status.is_informational();
     if !session.response_header().is_some_and(is_final) {
-        let read = caller.until(clock, read_header(session)).await?;
+        let read = caller.until(clock, pin!(read_header(session))).await?;
         read.map_err(|error| ear.failure(&error))?;
     }
     match session.response_header() {
