@@ -16,6 +16,23 @@ pub struct SpanId(u64);
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
+/// The lowest digit.
+fn digit_of(number: u128) -> u8 {
+    HEX.get((number & 15) as usize).copied().unwrap_or(b'0')
+}
+
+/// The lowest `N` digits, highest first. Written for each span, where the formatter takes ten times as
+/// long.
+fn hex<const N: usize>(number: u128) -> [u8; N] {
+    let mut rest = number;
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit = digit_of(rest);
+        rest >>= 4;
+    }
+    digits
+}
+
 impl RequestId {
     /// An id from 96 random bits.
     #[must_use]
@@ -23,7 +40,7 @@ impl RequestId {
         let mut text = *b"req-000000000000000000000000";
         let mut rest = random;
         for digit in text.iter_mut().skip(4) {
-            *digit = HEX.get((rest & 15) as usize).copied().unwrap_or(b'0');
+            *digit = digit_of(rest);
             rest >>= 4;
         }
         Self(text)
@@ -43,6 +60,12 @@ impl TraceId {
         Self(random.max(1))
     }
 
+    /// Its digits.
+    #[must_use]
+    pub fn digits(self) -> [u8; 32] {
+        hex(self.0)
+    }
+
     /// The last 56 bits, which every maker of ids draws at random (W3C Trace Context level 2).
     #[must_use]
     pub const fn random_bits(self) -> u64 {
@@ -55,6 +78,12 @@ impl SpanId {
     #[must_use]
     pub fn from_random(random: u64) -> Self {
         Self(random.max(1))
+    }
+
+    /// Its digits.
+    #[must_use]
+    pub fn digits(self) -> [u8; 16] {
+        hex(self.0.into())
     }
 
     /// The id of a span below this one, the same for the same number; well mixed, so that no two
@@ -98,7 +127,9 @@ pub fn parse_traceparent(header: &[u8]) -> Option<(TraceId, SpanId, bool)> {
 /// Writes a `traceparent` header of version 00.
 #[must_use]
 pub fn traceparent(trace: TraceId, span: SpanId, sampled: bool) -> String {
-    format!("00-{trace}-{span}-{:02x}", u8::from(sampled))
+    let flags: &[u8] = if sampled { b"-01" } else { b"-00" };
+    let text = [b"00-", trace.digits().as_slice(), b"-", &span.digits(), flags].concat();
+    String::from_utf8(text).unwrap_or_default()
 }
 
 impl fmt::Display for RequestId {
@@ -115,7 +146,7 @@ impl fmt::Debug for RequestId {
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
@@ -127,7 +158,7 @@ impl fmt::Debug for TraceId {
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::store::{Meter, Standing};
 use http::{HeaderName, HeaderValue};
-use std::fmt::Write as _;
 use std::time::Duration;
 
 static REQUESTS: [HeaderName; 3] = [
@@ -30,21 +29,26 @@ pub fn headers(standing: &Standing, mut add: impl FnMut(HeaderName, HeaderValue)
 }
 
 /// A duration as `OpenAI` writes it: `0s`, `20ms`, `1.25s`, `6m0s`. Rounded up, so that who waits so
-/// long has waited long enough.
+/// long has waited long enough. Written for every call: without the formatter.
 fn span(span: Duration) -> String {
     let ms = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let mut digits = itoa::Buffer::new();
     if ms > 0 && ms < 1_000 {
-        return format!("{ms}ms");
+        return [digits.format(ms), "ms"].concat();
     }
     let (minutes, seconds, rest) = (ms / 60_000, ms / 1_000 % 60, ms % 1_000);
-    let mut text = String::new();
-    // Writing to a string cannot fail.
+    let mut text = String::with_capacity(16);
     if minutes > 0 {
-        write!(text, "{minutes}m").ok();
+        text.push_str(digits.format(minutes));
+        text.push('m');
     }
-    write!(text, "{seconds}").ok();
+    text.push_str(digits.format(seconds));
     if rest > 0 {
-        text.push_str(format!(".{rest:03}").trim_end_matches('0'));
+        // Its digits with the zeros before them.
+        text.push('.');
+        text.push_str(
+            digits.format(1_000 + rest).get(1..).unwrap_or_default().trim_end_matches('0'),
+        );
     }
     text.push('s');
     text
