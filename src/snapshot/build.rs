@@ -15,7 +15,7 @@ use crate::session::Sessions;
 use crate::store::{Account, Budget, NanoUsd};
 use crate::telemetry::langfuse::{Destination, KeyTraits, Plan, Secrets};
 use crate::upstream::config::{HealthConfig, UpstreamConfig};
-use crate::upstream::{Upstream, holds_credential};
+use crate::upstream::{SHORTEST_SECRET, Upstream, holds_credential};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -115,17 +115,15 @@ fn tracing(config: &Config) -> Plan {
     let langfuse = [&config.langfuse.public_key, &config.langfuse.secret_key];
     let upstreams = config.upstreams.iter().filter_map(|upstream| upstream.api_key.as_ref());
     let otlp = config.telemetry.otlp.as_slice().iter().flat_map(|otlp| otlp.headers.values());
-    // The key alone as well as `Bearer key`.
-    let parts = otlp.flat_map(|value| value.expose().split(' ').chain([value.expose()]));
     let headers = config.upstreams.iter().flat_map(|upstream| &upstream.headers);
     let credentials = headers.filter(|(name, _)| holds_credential(name)).map(|(_, value)| value);
+    let values = otlp.map(Secret::expose).chain(credentials.map(String::as_str));
+    // The key alone as well as `Bearer key`.
+    let parts = values.flat_map(|value| value.split(' ').chain([value]));
+    let parts = parts.filter(|part| part.len() >= SHORTEST_SECRET);
     let own = langfuse.into_iter().chain(upstreams).map(Secret::expose);
     let callers = config.keys.iter().flat_map(|key| key.secret.iter().chain(&key.secrets));
-    let secrets = Secrets::new(
-        own.chain(parts)
-            .chain(credentials.flat_map(|value| value.split(' ').chain([value.as_str()]))),
-        callers.map(Secret::expose),
-    );
+    let secrets = Secrets::new(own.chain(parts), callers.map(Secret::expose));
     Plan::new(destinations, secrets)
 }
 
@@ -161,4 +159,22 @@ fn moment(text: &str) -> Option<SystemTime> {
 /// A network, or one address.
 fn network(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_in_headers_are_secrets_and_the_words_beside_them_are_not() {
+        let yaml = "\
+            upstreams: [{ name: a, base_url: 'http://a/v1', headers: { X-Api-Key: sk-in-a-header } }]\n\
+            telemetry: { otlp: { endpoint: 'http://b', headers: { Authorization: Bearer sk-otlp-1 } } }\n";
+        let config: Config = serde_yaml::from_str(yaml).unwrap();
+        let plan = tracing(&config);
+        for secret in ["sk-in-a-header", "sk-otlp-1", "Bearer sk-otlp-1"] {
+            assert!(plan.secrets().knows(secret), "{secret}");
+        }
+        assert!(!plan.secrets().knows("Bearer"));
+    }
 }

@@ -217,7 +217,7 @@ impl Upstream {
 }
 
 /// Shorter parts of a header's value are words, as `Bearer`, and no secrets.
-const SHORTEST_SECRET: usize = 8;
+pub const SHORTEST_SECRET: usize = 8;
 
 /// Whether a header that an operator adds to calls probably holds a credential: some providers take
 /// theirs in one of their own.
