@@ -115,7 +115,7 @@ fn call(dialect: Dialect, body: &str, reading: Reading) -> Trace {
     };
     let presented = Some(Secret::new(CALLER.into()));
     Trace {
-        user: text("user").or(Some("n8n".into())),
+        user: Some(text("user").map_or_else(|| "n8n".into(), Into::into)),
         exchange,
         span: SpanId::from_random(0xb7ad_6b71_6920_3331),
         parent: None,
@@ -184,7 +184,9 @@ fn broken(mut trace: Trace, message: &str) -> Trace {
 fn body(trace: &Trace, to: &Destination) -> Value {
     let mut part = Vec::new();
     encode(trace, to, &mut part);
-    serde_json::from_slice(&envelope([part.as_slice()])).unwrap()
+    let mut body = Vec::new();
+    envelope([part.as_slice()], &mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
 }
 
 fn chats() -> Vec<(&'static str, Trace)> {

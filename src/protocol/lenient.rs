@@ -185,7 +185,7 @@ impl<'de, T: Lenient> DeserializeSeed<'de> for Item<'_, T> {
 }
 
 /// A member's name, borrowed where it holds no escape.
-struct Name;
+pub(crate) struct Name;
 
 impl<'de> DeserializeSeed<'de> for Name {
     type Value = Cow<'de, str>;

@@ -1,12 +1,11 @@
 //! The wire: paths, request bodies, event streams, usage and errors, without any I/O.
 
-mod lenient;
-
 pub mod coding;
 pub mod done;
 pub mod edit;
 pub mod errors;
 pub mod length;
+pub(crate) mod lenient;
 pub mod path;
 pub mod prompt;
 pub mod request;

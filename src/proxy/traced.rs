@@ -24,6 +24,7 @@ pub(super) struct Traced {
     /// The caller's own span and its header, where it sent a good one.
     joined: Option<(SpanId, HeaderValue)>,
     opted_out: bool,
+    /// The caller's key, where it is not among those that are struck out anyhow.
     presented: Option<Secret>,
     /// Most bytes of an input or an output that are kept, where any are.
     pub(super) capture: Option<usize>,
@@ -97,6 +98,7 @@ pub(super) fn admit(headers: &HeaderMap, ctx: &mut Ctx) {
     }
     let by_key = ctx.caller.as_ref().and_then(|caller| caller.traits.capture);
     let presented = auth::credential(headers).and_then(|key| std::str::from_utf8(key).ok());
+    let presented = presented.filter(|key| !plan.secrets().knows(key));
     ctx.traced.capture = plan.captures(ctx.trace_id, opted_out, by_key);
     ctx.traced.span = Some(SpanId::from_random(rand::random()));
     ctx.traced.opted_out = opted_out;
@@ -111,7 +113,7 @@ pub(super) fn finished(ctx: &mut Ctx, exchange: Exchange, reading: Reading) -> O
         span,
         parent: traced.joined.map(|(span, _)| span),
         dialect,
-        user: traced.user.or_else(|| Some(caller.name.as_ref().to_owned())),
+        user: Some(traced.user.map_or_else(|| Arc::clone(&caller.name), Arc::from)),
         key: Arc::clone(&caller.traits),
         opted_out: traced.opted_out,
         reading,

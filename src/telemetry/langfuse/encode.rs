@@ -10,7 +10,7 @@ use super::facts::Facts;
 use super::output;
 use super::secrets::Striker;
 use super::semconv;
-use super::span::{Span, SpanKind, Start, Strike};
+use super::span::{Key, Span, SpanKind, Start, Strike, key};
 use super::trace::Trace;
 use crate::protocol::usage::{Cost, CostSource, Usage};
 use crate::telemetry::exchange::{Attempt, Exchange};
@@ -126,7 +126,7 @@ impl Encoder<'_> {
             self.money(&mut span, None, None);
         }
         self.upstream(&mut span, &attempt.upstream);
-        span.whole("langfuse.observation.metadata.attempt", number.into());
+        span.whole(key!("langfuse.observation.metadata.attempt"), number.into());
         span.end();
     }
 
@@ -148,17 +148,17 @@ impl Encoder<'_> {
     /// What belongs to the trace, on every span: Langfuse 4 looks at spans alone.
     fn common(&self, span: &mut Span<'_, '_>) {
         let Trace { exchange, user, key, .. } = self.trace;
-        span.short("langfuse.trace.name", &self.facts.name);
-        span.short("user.id", user.as_deref().unwrap_or_default());
-        span.short("session.id", exchange.session_id.as_deref().unwrap_or_default());
+        span.short(key!("langfuse.trace.name"), &self.facts.name);
+        span.short(key!("user.id"), user.as_deref().unwrap_or_default());
+        span.short(key!("session.id"), exchange.session_id.as_deref().unwrap_or_default());
         let name = exchange.key.as_deref().unwrap_or_default();
-        let own = [format!("route:{}", exchange.route), format!("key:{name}")];
-        span.list("langfuse.trace.tags", own.iter().chain(&key.tags).map(String::as_str));
-        span.short("langfuse.environment", &self.to.environment);
-        span.short("langfuse.release", &self.to.release);
-        span.short("langfuse.trace.metadata.request_id", exchange.request_id.as_str());
-        span.short("langfuse.trace.metadata.route", exchange.route);
-        span.short("langfuse.trace.metadata.key", name);
+        let own = [["route:", exchange.route].concat(), ["key:", name].concat()];
+        span.list(key!("langfuse.trace.tags"), own.iter().chain(&key.tags).map(String::as_str));
+        span.short(key!("langfuse.environment"), &self.to.environment);
+        span.short(key!("langfuse.release"), &self.to.release);
+        span.short(key!("langfuse.trace.metadata.request_id"), exchange.request_id.as_str());
+        span.short(key!("langfuse.trace.metadata.route"), exchange.route);
+        span.short(key!("langfuse.trace.metadata.key"), name);
         for (name, value) in self.facts.metadata() {
             span.named("langfuse.trace.metadata.", name, value);
         }
@@ -175,18 +175,18 @@ impl Encoder<'_> {
             (None, true) => level(span, "WARNING", "the caller left before the end"),
             (None, false) => {}
         }
-        span.whole("langfuse.observation.metadata.status", exchange.status.into());
+        span.whole(key!("langfuse.observation.metadata.status"), exchange.status.into());
         let texts = [
-            ("langfuse.observation.metadata.finish", exchange.finish.as_deref()),
-            ("langfuse.observation.metadata.error_code", exchange.error_code),
-            ("langfuse.observation.metadata.requested_model", exchange.model.as_deref()),
-            ("langfuse.observation.metadata.reply_id", self.trace.reading.id.as_deref()),
+            (key!("langfuse.observation.metadata.finish"), exchange.finish.as_deref()),
+            (key!("langfuse.observation.metadata.error_code"), exchange.error_code),
+            (key!("langfuse.observation.metadata.requested_model"), exchange.model.as_deref()),
+            (key!("langfuse.observation.metadata.reply_id"), self.trace.reading.id.as_deref()),
         ];
         for (key, text) in texts {
             span.short(key, text.unwrap_or_default());
         }
-        span.flag("langfuse.observation.metadata.stream", exchange.stream);
-        span.whole("langfuse.observation.metadata.attempts", exchange.attempts.into());
+        span.flag(key!("langfuse.observation.metadata.stream"), exchange.stream);
+        span.whole(key!("langfuse.observation.metadata.attempts"), exchange.attempts.into());
     }
 
     /// Who answered; else who was asked, by the upstream's name, as with several attempts.
@@ -197,8 +197,8 @@ impl Encoder<'_> {
     }
 
     fn model(&self, span: &mut Span<'_, '_>, model: Option<&str>) {
-        span.short("langfuse.observation.model.name", model.unwrap_or_default());
-        span.long("langfuse.observation.model.parameters", &self.facts.parameters());
+        span.short(key!("langfuse.observation.model.name"), model.unwrap_or_default());
+        span.long(key!("langfuse.observation.model.parameters"), &self.facts.parameters());
         if self.to.kind == DestinationKind::Otlp {
             semconv::generation(span, self.trace, &self.facts.parameters());
         }
@@ -206,10 +206,10 @@ impl Encoder<'_> {
 
     fn input_and_output(&self, span: &mut Span<'_, '_>) {
         if let Some(input) = &self.facts.input {
-            span.long("langfuse.observation.input", input);
+            span.long(key!("langfuse.observation.input"), input);
         }
         if let Some(output) = &self.facts.output {
-            span.long("langfuse.observation.output", output);
+            span.long(key!("langfuse.observation.output"), output);
         }
         if self.to.kind == DestinationKind::Otlp {
             self.messages(span);
@@ -222,12 +222,12 @@ impl Encoder<'_> {
         let fits = |text: &String| text.len() <= self.to.max_field;
         let asked = self.facts.input.as_deref().and_then(conversation::messages);
         if let Some(asked) = asked.filter(fits) {
-            span.long("gen_ai.input.messages", &asked);
+            span.long(key!("gen_ai.input.messages"), &asked);
         }
         let finish = self.trace.exchange.finish.as_deref();
         let said = self.facts.said().map(|said| output::parts(said, finish, self.striker));
         if let Some(said) = said.filter(fits) {
-            span.long("gen_ai.output.messages", &said);
+            span.long(key!("gen_ai.output.messages"), &said);
         }
     }
 
@@ -237,11 +237,11 @@ impl Encoder<'_> {
         let usage = usage.unwrap_or_default();
         let cost = cost.unwrap_or(Cost { usd: 0.0, source: CostSource::None });
         let usd = if cost.usd.is_finite() { cost.usd.max(0.0) } else { 0.0 };
-        span.long("langfuse.observation.usage_details", &usage_details(usage));
+        span.counts(key!("langfuse.observation.usage_details"), usage_details(usage));
         let parts = self.trace.reading.upstream_cost_parts;
         let parts = parts.filter(|_| cost.source == CostSource::Upstream);
-        span.long("langfuse.observation.cost_details", &cost_details(usd, parts));
-        span.short("langfuse.observation.metadata.cost_source", cost.source.as_str());
+        span.numbers(key!("langfuse.observation.cost_details"), cost_details(usd, parts));
+        span.short(key!("langfuse.observation.metadata.cost_source"), cost.source.as_str());
         if self.to.kind == DestinationKind::Otlp {
             semconv::usage(span, usage, usd);
         }
@@ -251,21 +251,21 @@ impl Encoder<'_> {
         let Exchange { started, time_to_first_token, .. } = &self.trace.exchange;
         let at = time_to_first_token.and_then(|after| started.checked_add(after));
         if let Some(at) = at {
-            span.short("langfuse.observation.completion_start_time", &moment(at));
+            span.short(key!("langfuse.observation.completion_start_time"), &moment(at));
         }
     }
 
     fn upstream(&self, span: &mut Span<'_, '_>, upstream: &str) {
-        span.short("langfuse.observation.metadata.upstream", upstream);
+        span.short(key!("langfuse.observation.metadata.upstream"), upstream);
         if self.to.kind == DestinationKind::Otlp {
-            span.short("gen_ai.provider.name", upstream);
+            span.short(key!("gen_ai.provider.name"), upstream);
         }
     }
 }
 
 fn level(span: &mut Span<'_, '_>, level: &str, message: &str) {
-    span.short("langfuse.observation.level", level);
-    span.message("langfuse.observation.status_message", message);
+    span.short(key!("langfuse.observation.level"), level);
+    span.message(key!("langfuse.observation.status_message"), message);
 }
 
 /// How an attempt failed, if it did.
@@ -278,7 +278,7 @@ fn failure(attempt: &Attempt) -> Option<String> {
     }
 }
 
-const TYPE: &str = "langfuse.observation.type";
+const TYPE: Key = key!("langfuse.observation.type");
 const GENERATION: &str = "generation";
 
 fn moment(at: SystemTime) -> String {
@@ -286,19 +286,17 @@ fn moment(at: SystemTime) -> String {
 }
 
 /// Dollars in all; and for input and output, where these are all: Langfuse adds up what it is told.
-fn cost_details(usd: f64, parts: Option<(f64, f64)>) -> String {
+fn cost_details(usd: f64, parts: Option<(f64, f64)>) -> impl Iterator<Item = (&'static str, f64)> {
     /// Of a sum of two figures that are written with a few digits.
     const ROUNDING: f64 = 1e-6;
-    match parts {
-        Some((input, output)) if (input + output - usd).abs() <= usd * ROUNDING => {
-            format!(r#"{{"input":{input:?},"output":{output:?},"total":{usd:?}}}"#)
-        }
-        Some(_) | None => format!(r#"{{"total":{usd:?}}}"#),
-    }
+    let parts = parts.filter(|(input, output)| (input + output - usd).abs() <= usd * ROUNDING);
+    let parts =
+        parts.into_iter().flat_map(|(input, output)| [("input", input), ("output", output)]);
+    parts.chain([("total", usd)])
 }
 
 /// Tokens in disjoint buckets and their sum, by the names Langfuse has prices for.
-fn usage_details(usage: Usage) -> String {
+fn usage_details(usage: Usage) -> impl Iterator<Item = (&'static str, u64)> {
     let Usage { input, cached_input, output, reasoning, cache_write, .. } = usage;
     let Usage { input_audio, output_audio, .. } = usage;
     let text = input.saturating_sub(cache_write).saturating_sub(input_audio);
@@ -311,15 +309,7 @@ fn usage_details(usage: Usage) -> String {
         ("output_reasoning_tokens", reasoning, false),
         ("output_audio_tokens", output_audio, false),
     ];
-    let mut json = String::from("{");
-    let mut total = 0_u64;
-    for (name, tokens, is_always) in buckets {
-        total = total.saturating_add(tokens);
-        if is_always || tokens > 0 {
-            for part in ["\"", name, "\":", &tokens.to_string(), ","] {
-                json.push_str(part);
-            }
-        }
-    }
-    json + "\"total\":" + &total.to_string() + "}"
+    let total = buckets.iter().fold(0_u64, |sum, (_, tokens, _)| sum.saturating_add(*tokens));
+    let said = buckets.into_iter().filter(|(_, tokens, is_always)| *is_always || *tokens > 0);
+    said.map(|(name, tokens, _)| (name, tokens)).chain([("total", total)])
 }

@@ -1,5 +1,6 @@
 //! The body of one export: the spans of some traces, and who sends them.
 
+use std::io::{self, Write};
 use std::sync::LazyLock;
 
 static BEFORE: LazyLock<String> = LazyLock::new(|| {
@@ -10,17 +11,26 @@ static BEFORE: LazyLock<String> = LazyLock::new(|| {
 });
 const AFTER: &str = "]}]}]}";
 
-/// The body of one export of these parts, each of which `encode` has made.
-pub fn envelope<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Vec<u8> {
-    let mut body = BEFORE.as_bytes().to_vec();
+/// Writes the body of one export of these parts, each of which `encode` has made; its length.
+///
+/// # Errors
+/// Those of `out`.
+pub fn envelope<'p>(
+    parts: impl IntoIterator<Item = &'p [u8]>,
+    out: &mut impl Write,
+) -> io::Result<usize> {
+    let mut length = BEFORE.len() + AFTER.len();
+    out.write_all(BEFORE.as_bytes())?;
     for (nth, part) in parts.into_iter().enumerate() {
         if nth > 0 {
-            body.push(b',');
+            out.write_all(b",")?;
+            length += 1;
         }
-        body.extend_from_slice(part);
+        out.write_all(part)?;
+        length += part.len();
     }
-    body.extend_from_slice(AFTER.as_bytes());
-    body
+    out.write_all(AFTER.as_bytes())?;
+    Ok(length)
 }
 
 #[cfg(test)]
@@ -29,11 +39,17 @@ mod tests {
 
     #[test]
     fn parts_stand_side_by_side_in_one_document() {
-        let body = envelope([&br#"{"a":1},{"b":2}"#[..], br#"{"c":3}"#]);
+        let written = |parts: &[&[u8]]| {
+            let mut body = Vec::new();
+            let length = envelope(parts.iter().copied(), &mut body).unwrap();
+            assert_eq!(length, body.len());
+            body
+        };
+        let body = written(&[br#"{"a":1},{"b":2}"#, br#"{"c":3}"#]);
         let read: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let spans = &read["resourceSpans"][0]["scopeSpans"][0]["spans"];
         assert_eq!(spans.to_string(), r#"[{"a":1},{"b":2},{"c":3}]"#);
-        let none: serde_json::Value = serde_json::from_slice(&envelope([])).unwrap();
+        let none: serde_json::Value = serde_json::from_slice(&written(&[])).unwrap();
         assert!(none["resourceSpans"][0]["resource"]["attributes"].is_array());
     }
 }

@@ -1,7 +1,6 @@
 //! What a destination may know of one call: with `capture: metadata` nothing that its caller, the
 //! model or the upstream put into words.
 
-use super::cut::cut;
 use super::destination::Destination;
 use super::input::{Input, Shown};
 use super::output;
@@ -40,19 +39,18 @@ impl<'t> Facts<'t> {
     ) -> Self {
         let exchange = &trace.exchange;
         let shown = trace.input.as_deref().filter(|_| is_full).map(Input::shown);
-        let input = shown.map(|shown| cut(&shown.input, to.max_field));
+        let input = shown.map(|shown| striker.fitting((&shown.input).into(), to.max_field));
         let said = trace.reading.output.as_deref().filter(|_| is_full);
         let output = said.map(|said| {
             let text = output::messages(said, exchange.finish.as_deref(), striker);
-            let short = if text.len() > to.max_field { striker.strike(text) } else { text };
-            cut(&short, to.max_field).into_owned()
+            striker.fitting(text.into(), to.max_field).into_owned()
         });
         // A response that was cancelled elsewhere ends with the same word, and its caller is there.
         let is_theirs = trace.reading.finish.as_deref() == Some("cancelled");
         let is_cancelled = exchange.finish.as_deref() == Some("cancelled") && !is_theirs;
         let model = exchange.model.as_deref().unwrap_or("unknown");
         Self {
-            name: format!("{} {}", operation(trace.dialect), striker.clamp(model, MAX_NAME)),
+            name: [operation(trace.dialect), " ", &striker.clamp(model, MAX_NAME)].concat(),
             input: input.filter(|text| !text.is_empty()),
             output: output.filter(|text| !text.is_empty()),
             error: if is_cancelled { None } else { error(trace, is_full, striker) },

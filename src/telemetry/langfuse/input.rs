@@ -4,6 +4,7 @@ use super::cut::{clamp, cut};
 use super::media;
 use super::scrub::{Place, Scrub, quote};
 use super::secrets::{Secrets, Striker};
+use crate::protocol::lenient::Name;
 use crate::secret::Secret;
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -30,8 +31,10 @@ pub struct Input {
     shown: OnceLock<Shown>,
 }
 
-/// What is shown of a body: no media, no keys, no more than the limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What is shown of a body: no media, no part of a key, no more than the limit. Whole keys may be in it:
+/// they are struck out of the spans once these are written.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
 pub struct Shown {
     /// The messages, the prompt or the input, with the tools and instructions beside where there are
     /// any: JSON, unless it had to be cut or was none.
@@ -80,27 +83,26 @@ impl Input {
 
     fn show(&self, body: &[u8]) -> Shown {
         let striker = self.secrets.striker(self.presented.as_ref());
-        let mut parts = Parts::new(&striker, media::may_be_in(body));
-        let mut source = serde_json::Deserializer::from_slice(body);
-        let read = (&mut source).deserialize_map(&mut parts).and_then(|()| source.end());
-        if read.is_err() {
+        let mut parts = Parts::new(&striker, media::may_be_in(body), body.len());
+        let short = |text: Cow<'_, str>| striker.fitting(text, self.limit).into_owned();
+        // Looked through once for what is no UTF-8, and not again at each text.
+        let read = std::str::from_utf8(body).ok().and_then(|text| {
+            let mut source = serde_json::Deserializer::from_str(text);
+            (&mut source).deserialize_map(&mut parts).and_then(|()| source.end()).ok()
+        });
+        if read.is_none() {
             let text = String::from_utf8_lossy(body);
-            let clean = striker.strike(media::strip(&text).into_owned());
-            return Shown { input: cut(&clean, self.limit).into_owned(), ..Shown::default() };
+            let clean = media::strip(&text);
+            return Shown { input: short(clean), ..Shown::default() };
         }
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap_or_default();
         let metadata = std::mem::take(&mut parts.metadata);
-        let parameters = striker.strike(text(std::mem::take(&mut parts.parameters)));
-        let input = striker.strike(text(parts.into_input()));
+        let parameters = std::mem::take(&mut parts.parameters);
         Shown {
-            input: match cut(&input, self.limit) {
-                Cow::Borrowed(_) => input,
-                Cow::Owned(short) => short,
-            },
+            input: short(parts.into_input().into()),
             parameters: if parameters.is_empty() {
                 parameters
             } else {
-                format!("{{{parameters}}}")
+                ["{", &parameters, "}"].concat()
             },
             metadata: tidy(metadata),
         }
@@ -133,40 +135,48 @@ struct Parts<'s> {
     /// Whether values must be looked through for media; if not, they are taken over as they stand.
     may_hold_media: bool,
     /// Members that are input, as `"name":value` each, and where each value begins and ends.
-    input: Vec<u8>,
+    input: String,
     values: Vec<std::ops::Range<usize>>,
-    parameters: Vec<u8>,
+    parameters: String,
     metadata: Vec<(String, String)>,
 }
 
 impl<'s> Parts<'s> {
-    const fn new(striker: &'s Striker<'s>, may_hold_media: bool) -> Self {
+    fn new(striker: &'s Striker<'s>, may_hold_media: bool, length: usize) -> Self {
+        // A body without media is hardly more than its input.
+        let room = if may_hold_media { 0 } else { length };
         Self {
             striker,
             may_hold_media,
-            input: Vec::new(),
-            values: Vec::new(),
-            parameters: Vec::new(),
+            input: String::with_capacity(room),
+            values: Vec::with_capacity(2),
+            parameters: String::with_capacity(64),
             metadata: Vec::new(),
         }
     }
 
     /// The one value there is, or an object of all.
-    fn into_input(self) -> Vec<u8> {
+    fn into_input(mut self) -> String {
         match self.values.as_slice() {
-            [] => Vec::new(),
-            [only] => self.input.get(only.clone()).unwrap_or_default().to_vec(),
-            _ => [b"{", self.input.as_slice(), b"}"].concat(),
+            [] => String::new(),
+            [only] => {
+                self.input.truncate(only.end);
+                self.input.drain(..only.start);
+                // A stream holds it for as long as it lasts.
+                self.input.shrink_to(self.input.len() * 2);
+                self.input
+            }
+            _ => ["{", &self.input, "}"].concat(),
         }
     }
 
     fn input<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         let out = &mut self.input;
         if !out.is_empty() {
-            out.push(b',');
+            out.push(',');
         }
-        quote(out, name);
-        out.push(b':');
+        quoted(out, name);
+        out.push(':');
         let start = out.len();
         value(self.may_hold_media, out, map)?;
         self.values.push(start..self.input.len());
@@ -181,18 +191,18 @@ impl<'s> Parts<'s> {
         let out = &mut self.parameters;
         let begun = out.len();
         if begun > 0 {
-            out.push(b',');
+            out.push(',');
         }
-        quote(out, &self.striker.clamp(name, MAX_METADATA_CHARS));
-        out.push(b':');
+        quoted(out, &self.striker.clamp(name, MAX_METADATA_CHARS));
+        out.push(':');
         let start = out.len();
         value(self.may_hold_media, out, map)?;
         let length = out.len() - start;
         if begun + length.min(MAX_PARAMETER) > MAX_PARAMETERS {
             out.truncate(begun);
         } else if length > MAX_PARAMETER {
-            let value = String::from_utf8(out.split_off(start)).unwrap_or_default();
-            quote(out, &cut(&self.striker.strike(value), MAX_PARAMETER));
+            let value = out.split_off(start);
+            quoted(out, &cut(&self.striker.strike(value), MAX_PARAMETER));
         }
         Ok(())
     }
@@ -201,15 +211,35 @@ impl<'s> Parts<'s> {
 /// Writes the next value of a body, without its media.
 fn value<'de, A: MapAccess<'de>>(
     may_hold_media: bool,
-    out: &mut Vec<u8>,
+    out: &mut String,
     map: &mut A,
 ) -> Result<(), A::Error> {
     if may_hold_media {
-        return map.next_value_seed(Scrub { out, place: Place::Any });
+        let mut clean = Vec::new();
+        map.next_value_seed(Scrub { out: &mut clean, place: Place::Any })?;
+        push(out, clean);
+    } else {
+        let raw: &RawValue = map.next_value()?;
+        out.push_str(raw.get());
     }
-    let raw: &RawValue = map.next_value()?;
-    out.extend_from_slice(raw.get().as_bytes());
     Ok(())
+}
+
+/// Writes a name as a JSON string.
+fn quoted(out: &mut String, name: &str) {
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        out.push('"');
+        out.push_str(name);
+        out.push('"');
+        return;
+    }
+    let mut json = Vec::new();
+    quote(&mut json, name);
+    push(out, json);
+}
+
+fn push(out: &mut String, json: Vec<u8>) {
+    out.push_str(&String::from_utf8(json).unwrap_or_default());
 }
 
 impl<'de> Visitor<'de> for &mut Parts<'_> {
@@ -220,7 +250,7 @@ impl<'de> Visitor<'de> for &mut Parts<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(name) = map.next_key_seed(Name)? {
             match &*name {
                 "messages" | "prompt" | "input" | "system" | "instructions" | "tools"
                 | "functions" | "suffix" | "prediction" => self.input(&name, &mut map)?,
@@ -296,7 +326,19 @@ mod tests {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let presented = Some(Secret::new("sk-presented".into()));
         let secrets = Arc::new(Secrets::new(["sk-or-upstream"], []));
-        Input::new(body, limit, presented, secrets).shown().clone()
+        let input = Input::new(body, limit, presented.clone(), Arc::clone(&secrets));
+        // As it reads in a span that holds it.
+        let strike = |text: &str| -> String {
+            let mut span = Vec::new();
+            quote(&mut span, text);
+            span.pop();
+            secrets.striker(presented.as_ref()).strike_quoted(&mut span, 1);
+            span.push(b'"');
+            serde_json::from_slice(&span).unwrap()
+        };
+        let Shown { input, parameters, metadata } = input.shown();
+        let metadata = metadata.iter().map(|(name, value)| (strike(name), strike(value))).collect();
+        Shown { input: strike(input), parameters: strike(parameters), metadata }
     }
 
     #[test]
@@ -323,6 +365,9 @@ mod tests {
             format!(r#"{{"messages":["sk-presented {data}"],"stop":"sk-or-upstream {data}"}}"#),
             format!(
                 r#"{{"input":"sk\u002dpresented {data}","metadata":{{"sk-presented":"sk-or-upstream"}}}}"#
+            ),
+            format!(
+                r#"{{"input":"{{\"arguments\":\"{{\\\"key\\\":\\\"sk-presented\\\"}}\",\"image\":\"{data}\"}}"}}"#
             ),
             format!("not json: sk-presented sk-or-upstream {data}"),
             format!(r#"["sk-presented", "sk-or-upstream", "{data}"]"#),

@@ -1,9 +1,10 @@
 //! Which texts are media in base64, and the placeholder that stands for one.
 
+use aho_corasick::packed;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -67,10 +68,16 @@ pub(super) fn strip(text: &str) -> Cow<'_, str> {
 /// Whether JSON may hold media, or spells a character by an escape that hides what it is: if not,
 /// it need not be written anew.
 pub(super) fn may_be_in(json: &[u8]) -> bool {
-    static SIGNS: LazyLock<[Finder<'static>; 3]> =
-        LazyLock::new(|| ["base64", r#"data""#, r#"b64_json""#].map(Finder::new));
+    const SIGNS: [&str; 3] = ["base64", r#"data""#, r#"b64_json""#];
+    /// All at once, where the processor can do that.
+    static FIND_SIGN: LazyLock<Option<packed::Searcher>> =
+        LazyLock::new(|| packed::Searcher::new(SIGNS));
     let hides = |at: usize| matches!(json.get(at + 1), Some(b'u' | b'/'));
-    SIGNS.iter().any(|sign| sign.find(json).is_some())
+    let has_sign = match &*FIND_SIGN {
+        Some(sign) => sign.find(json).is_some(),
+        None => SIGNS.iter().any(|sign| memmem::find(json, sign.as_bytes()).is_some()),
+    };
+    has_sign
         || memchr::memchr_iter(b'\\', json).any(hides)
         || next_run(json, 0, json.len()).is_some()
 }

@@ -6,12 +6,15 @@ use super::media;
 use super::scrub::quote;
 use super::secrets::Striker;
 use crate::protocol::tap::{Choice, Kept, MAX_WORD, Transcript};
+use std::borrow::Cow;
+
+/// Room beside what was said, for the JSON around it.
+const ROOM: usize = 256;
 
 /// The message of each answer as JSON, a list where there are several; empty where nothing was said.
 /// `finish` stands where an answer does not say itself why it ended. Keys are not struck out yet,
 /// except what a cut may have left of one.
 pub(super) fn messages(said: &Transcript, finish: Option<&str>, striker: &Striker<'_>) -> String {
-    let mut out = Vec::new();
     let writer = Writer { striker };
     if let Some((count, length)) = said.vectors {
         return format!(r#"{{"embeddings":{count},"dimensions":{length}}}"#);
@@ -19,6 +22,7 @@ pub(super) fn messages(said: &Transcript, finish: Option<&str>, striker: &Strike
     if let Some(raw) = &said.raw {
         return media::strip(&writer.text(raw)).into_owned();
     }
+    let mut out = Vec::with_capacity(said.bytes() + ROOM);
     match said.choices() {
         [] => return String::new(),
         [only] => writer.message(&mut out, only, only.finish.as_deref().or(finish)),
@@ -149,13 +153,18 @@ impl Writer<'_> {
         quote(out, &media::strip(&self.text(kept)));
     }
 
-    fn text(&self, kept: &Kept) -> String {
+    fn text<'k>(&self, kept: &'k Kept) -> Cow<'k, str> {
         if kept.missing() == 0 {
-            return [kept.head(), kept.tail()].concat();
+            let is_one = kept.tail().is_empty();
+            return if is_one {
+                kept.head().into()
+            } else {
+                (kept.head().to_owned() + kept.tail()).into()
+            };
         }
         let (head, tail) = (self.striker.head(kept.head()), self.striker.tail(kept.tail()));
         let all = kept.head().len() + kept.missing() + kept.tail().len();
-        join(&head, all.saturating_sub(head.len() + tail.len()), &tail)
+        join(&head, all.saturating_sub(head.len() + tail.len()), &tail).into()
     }
 }
 

@@ -1,6 +1,7 @@
 //! JSON written anew without its media: one pass from text to text, no tree between.
 
 use super::media;
+use crate::protocol::lenient::Name;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
@@ -30,7 +31,6 @@ pub(super) struct Scrub<'o, 'p> {
 
 /// Writes a text as a JSON string: eight bytes at a time, since traces are mostly text.
 pub(super) fn quote(out: &mut Vec<u8>, text: &str) {
-    out.reserve(text.len() + 2);
     out.push(b'"');
     let mut rest = text.as_bytes();
     while let Some((plain, [byte, after @ ..])) =
@@ -56,15 +56,24 @@ pub(super) fn quote(out: &mut Vec<u8>, text: &str) {
 
 /// Where the first byte stands that cannot be in a JSON string as it is.
 fn escaped(text: &[u8]) -> Option<usize> {
-    let (words, rest) = text.as_chunks::<8>();
+    let (blocks, _) = text.as_chunks::<64>();
+    let plain = 64 * blocks.iter().take_while(|block| is_plain(block)).count();
+    let (words, rest) = text.get(plain..).unwrap_or_default().as_chunks::<8>();
     for (number, word) in words.iter().enumerate() {
         let found = marks(u64::from_le_bytes(*word));
         if found != 0 {
-            return Some(number * 8 + found.trailing_zeros() as usize / 8);
+            return Some(plain + number * 8 + found.trailing_zeros() as usize / 8);
         }
     }
     let at = rest.iter().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\'))?;
-    Some(words.len() * 8 + at)
+    Some(plain + words.len() * 8 + at)
+}
+
+/// Whether a block can be in a JSON string as it is; without a branch, so that it takes a handful of
+/// vector instructions.
+fn is_plain(block: &[u8; 64]) -> bool {
+    let mark = |byte: &u8| u8::from(*byte < 0x20) | u8::from(*byte == b'"' || *byte == b'\\');
+    block.iter().fold(0, |marks, byte| marks | mark(byte)) == 0
 }
 
 /// The high bit of each byte that is a quote, a backslash or a control character. Above the first of
@@ -161,7 +170,7 @@ impl<'de> Visitor<'de> for Scrub<'_, '_> {
         let mut is_first = true;
         // What the object has said so far of the type of its media, and of the form they are in.
         let (mut kind, mut form): (Option<String>, Option<String>) = (None, None);
-        while let Some(name) = members.next_key::<Cow<'de, str>>()? {
+        while let Some(name) = members.next_key_seed(Name)? {
             if !std::mem::replace(&mut is_first, false) {
                 out.push(b',');
             }

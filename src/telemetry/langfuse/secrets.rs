@@ -1,8 +1,8 @@
 //! Which texts must be seen nowhere: every key that is known, struck out wherever it stands.
 
-use super::cut::clamp;
+use super::cut::{clamp, cut};
 use crate::secret::Secret;
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, MatchKind, packed};
 use memchr::memmem::Finder;
 use std::borrow::Cow;
 use std::fmt;
@@ -18,8 +18,8 @@ const MIN_BYTES: usize = 6;
 /// are ours. It bounds the memory of the automaton.
 const MAX_CALLERS: usize = 1_000;
 
-/// Up to so many keys are looked for one after the other, which is several times as fast as an
-/// automaton that looks for all at once.
+/// Up to so many keys are looked for all at once as SIMD does it, and struck out one after the other,
+/// which is several times as fast as an automaton.
 const FEW: usize = 8;
 
 /// How our own callers' keys begin, and what follows: eight digits, `-`, 48 digits.
@@ -33,6 +33,8 @@ const OUR_KEY: usize = OURS.len() + ID_DIGITS + 1 + 48;
 #[derive(Clone, Default)]
 pub struct Secrets {
     few: Vec<Finder<'static>>,
+    /// Finds any of the few, and what begins as our callers' keys do.
+    any: Option<packed::Searcher>,
     many: Option<AhoCorasick>,
     longest: usize,
 }
@@ -58,21 +60,27 @@ impl Secrets {
         let longest = words.iter().map(String::len).max().unwrap_or_default();
         if words.len() <= FEW {
             let few = words.iter().map(|word| Finder::new(word).into_owned()).collect();
-            return Self { few, many: None, longest };
+            let all = words.iter().map(String::as_bytes).chain([OURS]);
+            return Self { few, any: packed::Searcher::new(all), many: None, longest };
         }
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&words);
-        Self { few: Vec::new(), many: automaton.ok(), longest }
+        Self { few: Vec::new(), any: None, many: automaton.ok(), longest }
+    }
+
+    /// Whether it is looked for anyhow, in all its forms; `false` also where there are too many to say so
+    /// cheaply.
+    pub fn knows(&self, key: &str) -> bool {
+        self.few.iter().any(|few| few.needle() == key.as_bytes())
     }
 
     /// For one call, whose caller presented this key.
     pub(super) fn striker(&self, presented: Option<&Secret>) -> Striker<'_> {
-        let forms = presented.map(|key| forms(key.expose())).unwrap_or_default();
+        let is_new = |key: &&Secret| !self.knows(key.expose());
+        let forms = presented.filter(is_new).map(|key| forms(key.expose())).unwrap_or_default();
         let longest = forms.iter().map(String::len).max().unwrap_or_default();
-        let is_new = |form: &&String| !self.few.iter().any(|few| few.needle() == form.as_bytes());
-        let own = forms.iter().filter(is_new);
         Striker {
             known: self,
-            own: own.map(|form| Finder::new(form).into_owned()).collect(),
+            own: forms.iter().map(|form| Finder::new(form).into_owned()).collect(),
             longest: self.longest.max(longest).max(OUR_KEY),
         }
     }
@@ -114,6 +122,14 @@ impl Striker<'_> {
         if was_cut { Cow::Owned(self.head(text)) } else { Cow::Borrowed(text) }
     }
 
+    /// A text in at most so many bytes; without keys where it is cut, as [`Self::clamp`].
+    pub(super) fn fitting<'t>(&self, text: Cow<'t, str>, bytes: usize) -> Cow<'t, str> {
+        if text.len() <= bytes {
+            return text;
+        }
+        Cow::Owned(cut(&self.strike(text.into_owned()), bytes).into_owned())
+    }
+
     /// Strikes every key out of the inside of a JSON string that was written from `start` on. What
     /// begins or ends within an escape is no key, and striking it out would break the JSON.
     pub(super) fn strike_quoted(&self, out: &mut Vec<u8>, start: usize) {
@@ -128,6 +144,9 @@ impl Striker<'_> {
 
     /// The text without any of them.
     pub(super) fn strike(&self, text: String) -> String {
+        if !self.finds_any(text.as_bytes()) {
+            return text;
+        }
         match without(text.as_bytes(), self.find(text.as_bytes())) {
             None => text,
             // Keys are ASCII, so what is left is text.
@@ -135,9 +154,10 @@ impl Striker<'_> {
         }
     }
 
-    /// Whether a key stands anywhere in this.
+    /// Whether a key may stand anywhere in this; hardly ever wrong where it says so, never where not.
     pub(super) fn finds_any(&self, text: &[u8]) -> bool {
-        !self.find(text).is_empty()
+        let Some(any) = &self.known.any else { return !self.find(text).is_empty() };
+        any.find(text).is_some() || self.own.iter().any(|own| own.find(text).is_some())
     }
 
     fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
@@ -187,14 +207,14 @@ fn is_in_escape(json: &[u8], at: usize) -> bool {
     !is_escaped && backslash + length > at
 }
 
-/// A key as it stands in text, in a JSON string, and in a JSON string inside one; none of one that is
-/// too short.
+/// A key as it stands in text, in a JSON string, in a JSON string inside one, and in one inside that: an
+/// argument of a tool in a prompt in a span. None of one that is too short.
 fn forms(key: &str) -> Vec<String> {
     if key.len() < MIN_BYTES {
         return Vec::new();
     }
     let mut forms = vec![key.to_owned()];
-    for _ in 0..2 {
+    for _ in 0..3 {
         let last = forms.last().map(String::as_str).unwrap_or_default();
         if !last.contains(['"', '\\']) {
             break;
@@ -248,7 +268,8 @@ mod tests {
         let key = r#"sk-"odd\key"#;
         let once = serde_json::to_string(key).unwrap();
         let twice = serde_json::to_string(&once).unwrap();
-        for text in [key, &once, &twice] {
+        let thrice = serde_json::to_string(&twice).unwrap();
+        for text in [key, &once, &twice, &thrice] {
             let clean = struck(&Secrets::default(), Some(key), text);
             assert!(clean.contains("[redacted]") && !clean.contains("odd"), "{clean}");
         }

@@ -3,7 +3,7 @@
 
 use super::destination::Destination;
 use super::facts::operation;
-use super::span::Span;
+use super::span::{Span, key};
 use super::trace::Trace;
 use crate::protocol::usage::Usage;
 use serde_json::Value;
@@ -11,34 +11,34 @@ use serde_json::Value;
 /// On every span.
 pub(super) fn common(span: &mut Span<'_, '_>, trace: &Trace, to: &Destination) {
     let exchange = &trace.exchange;
-    span.short("deployment.environment.name", &to.environment);
-    span.short("gen_ai.operation.name", operation(trace.dialect));
-    span.short("gen_ai.conversation.id", exchange.session_id.as_deref().unwrap_or_default());
-    span.short("http.route", exchange.route);
-    span.whole("http.response.status_code", exchange.status.into());
-    span.short("error.type", exchange.error_code.unwrap_or_default());
+    span.short(key!("deployment.environment.name"), &to.environment);
+    span.short(key!("gen_ai.operation.name"), operation(trace.dialect));
+    span.short(key!("gen_ai.conversation.id"), exchange.session_id.as_deref().unwrap_or_default());
+    span.short(key!("http.route"), exchange.route);
+    span.whole(key!("http.response.status_code"), exchange.status.into());
+    span.short(key!("error.type"), exchange.error_code.unwrap_or_default());
 }
 
 /// On a call to one upstream.
 pub(super) fn generation(span: &mut Span<'_, '_>, trace: &Trace, parameters: &str) {
     let (exchange, reading) = (&trace.exchange, &trace.reading);
-    span.short("gen_ai.request.model", exchange.model.as_deref().unwrap_or_default());
-    span.short("gen_ai.response.model", reading.model.as_deref().unwrap_or_default());
-    span.short("gen_ai.response.id", reading.id.as_deref().unwrap_or_default());
+    span.short(key!("gen_ai.request.model"), exchange.model.as_deref().unwrap_or_default());
+    span.short(key!("gen_ai.response.model"), reading.model.as_deref().unwrap_or_default());
+    span.short(key!("gen_ai.response.id"), reading.id.as_deref().unwrap_or_default());
     if let Some(finish) = exchange.finish.as_deref() {
-        span.list("gen_ai.response.finish_reasons", std::iter::once(finish));
+        span.list(key!("gen_ai.response.finish_reasons"), std::iter::once(finish));
     }
     if let Some(most) = trace.max_output_tokens {
-        span.whole("gen_ai.request.max_tokens", most);
+        span.whole(key!("gen_ai.request.max_tokens"), most);
     }
     let parameters: Value = serde_json::from_str(parameters).unwrap_or_default();
     let number = |name: &str| parameters.get(name).and_then(Value::as_f64);
     for (key, name) in [
-        ("gen_ai.request.temperature", "temperature"),
-        ("gen_ai.request.top_p", "top_p"),
-        ("gen_ai.request.top_k", "top_k"),
-        ("gen_ai.request.frequency_penalty", "frequency_penalty"),
-        ("gen_ai.request.presence_penalty", "presence_penalty"),
+        (key!("gen_ai.request.temperature"), "temperature"),
+        (key!("gen_ai.request.top_p"), "top_p"),
+        (key!("gen_ai.request.top_k"), "top_k"),
+        (key!("gen_ai.request.frequency_penalty"), "frequency_penalty"),
+        (key!("gen_ai.request.presence_penalty"), "presence_penalty"),
     ] {
         if let Some(number) = number(name) {
             span.number(key, number);
@@ -48,16 +48,16 @@ pub(super) fn generation(span: &mut Span<'_, '_>, trace: &Trace, parameters: &st
 
 /// Tokens, each side in full with its parts beside, and US dollars.
 pub(super) fn usage(span: &mut Span<'_, '_>, usage: Usage, cost_usd: f64) {
-    span.whole("gen_ai.usage.input_tokens", usage.input_total);
-    span.whole("gen_ai.usage.output_tokens", usage.output_total);
+    span.whole(key!("gen_ai.usage.input_tokens"), usage.input_total);
+    span.whole(key!("gen_ai.usage.output_tokens"), usage.output_total);
     for (key, tokens) in [
-        ("gen_ai.usage.cache_read.input_tokens", usage.cached_input),
-        ("gen_ai.usage.cache_creation.input_tokens", usage.cache_write),
-        ("gen_ai.usage.reasoning.output_tokens", usage.reasoning),
+        (key!("gen_ai.usage.cache_read.input_tokens"), usage.cached_input),
+        (key!("gen_ai.usage.cache_creation.input_tokens"), usage.cache_write),
+        (key!("gen_ai.usage.reasoning.output_tokens"), usage.reasoning),
     ] {
         if tokens > 0 {
             span.whole(key, tokens);
         }
     }
-    span.number("gen_ai.usage.cost", cost_usd);
+    span.number(key!("gen_ai.usage.cost"), cost_usd);
 }

@@ -5,6 +5,7 @@ use super::scrub::quote;
 use super::secrets::Striker;
 use crate::ids::{SpanId, TraceId};
 use crate::protocol::tap::MAX_WORD;
+use itoa::Buffer;
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,6 +13,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const SHORT_CHARS: usize = 200;
 /// Longest text that is no input and no output, in characters.
 const TEXT_CHARS: usize = 2_000;
+
+/// The name of an attribute, a word of our own, as it stands in JSON up to the kind of its value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key(pub(super) &'static str);
+
+/// A [`Key`] from its name, put together at compile time: a span has some thirty of them.
+macro_rules! key {
+    ($name:literal) => {
+        $crate::telemetry::langfuse::span::Key(concat!(",{\"key\":\"", $name, "\",\"value\":{\""))
+    };
+}
+pub(super) use key;
 
 /// OTLP's kinds of span that occur here.
 #[derive(Debug, Clone, Copy)]
@@ -59,21 +72,24 @@ impl<'o, 's> Span<'o, 's> {
         (striker, strike): (&'s Striker<'s>, Strike),
         start: &Start<'_>,
     ) -> Self {
-        // Writing into memory does not fail.
-        drop(write!(out, r#"{{"traceId":"{}","spanId":"{}""#, start.trace, start.span));
-        if let Some(parent) = start.parent {
-            drop(write!(out, r#","parentSpanId":"{parent}""#));
-        }
         let mut span = Self { out, striker, strike, is_first: true };
-        span.raw(br#","name":"#);
+        span.raw(br#"{"traceId":""#);
+        span.raw(&start.trace.digits());
+        span.raw(br#"","spanId":""#);
+        span.raw(&start.span.digits());
+        if let Some(parent) = start.parent {
+            span.raw(br#"","parentSpanId":""#);
+            span.raw(&parent.digits());
+        }
+        span.raw(br#"","name":"#);
         span.value(start.name, SHORT_CHARS);
-        drop(write!(
-            span.out,
-            r#","kind":{},"startTimeUnixNano":"{}","endTimeUnixNano":"{}""#,
-            start.kind as u8,
-            nanos(start.from),
-            nanos(start.to.max(start.from)),
-        ));
+        span.raw(br#","kind":"#);
+        span.digits(start.kind as u64);
+        span.raw(br#","startTimeUnixNano":""#);
+        span.digits(nanos(start.from));
+        span.raw(br#"","endTimeUnixNano":""#);
+        span.digits(nanos(start.to.max(start.from)));
+        span.raw(b"\"");
         // The code is a number: Langfuse passes over its name (LANGFUSE section 2).
         match start.error {
             None => span.raw(br#","status":{"code":0}"#),
@@ -93,34 +109,34 @@ impl<'o, 's> Span<'o, 's> {
     }
 
     /// A short text; none that is empty.
-    pub(super) fn short(&mut self, key: &'static str, text: &str) {
+    pub(super) fn short(&mut self, key: Key, text: &str) {
         self.text(key, text, SHORT_CHARS);
     }
 
     /// A message to people.
-    pub(super) fn message(&mut self, key: &'static str, text: &str) {
+    pub(super) fn message(&mut self, key: Key, text: &str) {
         self.text(key, text, TEXT_CHARS);
     }
 
     /// A text of any length.
-    pub(super) fn long(&mut self, key: &'static str, text: &str) {
+    pub(super) fn long(&mut self, key: Key, text: &str) {
         self.text(key, text, usize::MAX);
     }
 
-    fn text(&mut self, key: &'static str, text: &str, chars: usize) {
+    fn text(&mut self, key: Key, text: &str, chars: usize) {
         if text.is_empty() {
             return;
         }
         self.key(key);
-        self.raw(br#"{"stringValue":"#);
+        self.raw(br#"stringValue":"#);
         self.value(text, chars);
         self.raw(b"}}");
     }
 
     /// A short text under a name that is the caller's own word.
     pub(super) fn named(&mut self, prefix: &'static str, name: &str, text: &str) {
-        self.separate();
-        self.raw(br#"{"key":"#);
+        let is_first = std::mem::take(&mut self.is_first);
+        self.raw(if is_first { br#"{"key":"# } else { br#",{"key":"# });
         self.value(&[prefix, name].concat(), SHORT_CHARS);
         self.raw(br#","value":{"stringValue":"#);
         self.value(text, SHORT_CHARS);
@@ -128,9 +144,9 @@ impl<'o, 's> Span<'o, 's> {
     }
 
     /// A list of short texts.
-    pub(super) fn list<'t>(&mut self, key: &'static str, texts: impl Iterator<Item = &'t str>) {
+    pub(super) fn list<'t>(&mut self, key: Key, texts: impl Iterator<Item = &'t str>) {
         self.key(key);
-        self.raw(br#"{"arrayValue":{"values":["#);
+        self.raw(br#"arrayValue":{"values":["#);
         for (nth, text) in texts.enumerate() {
             self.raw(if nth == 0 { br#"{"stringValue":"# } else { br#",{"stringValue":"# });
             self.value(text, SHORT_CHARS);
@@ -140,22 +156,52 @@ impl<'o, 's> Span<'o, 's> {
     }
 
     /// A whole number; OTLP writes those as text.
-    pub(super) fn whole(&mut self, key: &'static str, number: u64) {
+    pub(super) fn whole(&mut self, key: Key, number: u64) {
         self.key(key);
-        drop(write!(self.out, r#"{{"intValue":"{number}"}}}}"#));
+        self.raw(br#"intValue":""#);
+        self.digits(number);
+        self.raw(br#""}}"#);
+    }
+
+    /// A text that is itself a JSON object, of whole numbers by name.
+    pub(super) fn counts<'n>(&mut self, key: Key, counts: impl Iterator<Item = (&'n str, u64)>) {
+        self.object(key, counts, Self::digits);
+    }
+
+    /// The same of any numbers.
+    pub(super) fn numbers<'n>(&mut self, key: Key, numbers: impl Iterator<Item = (&'n str, f64)>) {
+        self.object(key, numbers, Self::float);
+    }
+
+    fn object<'n, N>(
+        &mut self,
+        key: Key,
+        members: impl Iterator<Item = (&'n str, N)>,
+        write: impl Fn(&mut Self, N),
+    ) {
+        self.key(key);
+        self.raw(br#"stringValue":"{"#);
+        for (nth, (name, number)) in members.enumerate() {
+            self.raw(if nth == 0 { br#"\""# } else { br#",\""# });
+            self.raw(name.as_bytes());
+            self.raw(br#"\":"#);
+            write(self, number);
+        }
+        self.raw(br#"}"}}"#);
     }
 
     /// A number.
-    pub(super) fn number(&mut self, key: &'static str, number: f64) {
+    pub(super) fn number(&mut self, key: Key, number: f64) {
         self.key(key);
-        let number = if number.is_finite() { number } else { 0.0 };
-        drop(write!(self.out, r#"{{"doubleValue":{number:?}}}}}"#));
+        self.raw(br#"doubleValue":"#);
+        self.float(if number.is_finite() { number } else { 0.0 });
+        self.raw(b"}}");
     }
 
     /// True or false.
-    pub(super) fn flag(&mut self, key: &'static str, flag: bool) {
+    pub(super) fn flag(&mut self, key: Key, flag: bool) {
         self.key(key);
-        drop(write!(self.out, r#"{{"boolValue":{flag}}}}}"#));
+        self.raw(if flag { br#"boolValue":true}}"# } else { br#"boolValue":false}}"# });
     }
 
     /// A JSON string. Keys are struck out of its inside alone, never of the JSON around it, which one
@@ -173,18 +219,18 @@ impl<'o, 's> Span<'o, 's> {
         }
     }
 
-    /// The key of an attribute, a word of our own.
-    fn key(&mut self, key: &'static str) {
-        self.separate();
-        self.raw(br#"{"key":""#);
-        self.raw(key.as_bytes());
-        self.raw(br#"","value":"#);
+    fn key(&mut self, Key(json): Key) {
+        let without_comma = usize::from(std::mem::take(&mut self.is_first));
+        self.raw(json.as_bytes().get(without_comma..).unwrap_or_default());
     }
 
-    fn separate(&mut self) {
-        if !std::mem::take(&mut self.is_first) {
-            self.raw(b",");
-        }
+    fn digits(&mut self, number: u64) {
+        self.raw(Buffer::new().format(number).as_bytes());
+    }
+
+    fn float(&mut self, number: f64) {
+        // Writing into memory does not fail.
+        drop(write!(self.out, "{number:?}"));
     }
 
     fn raw(&mut self, json: &[u8]) {
@@ -192,6 +238,8 @@ impl<'o, 's> Span<'o, 's> {
     }
 }
 
-fn nanos(at: SystemTime) -> u128 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
+/// Until the year 2554.
+fn nanos(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

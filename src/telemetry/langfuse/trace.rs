@@ -23,7 +23,7 @@ pub struct Trace {
     /// Which API was spoken.
     pub dialect: Dialect,
     /// The body's `user`, else the key's name.
-    pub user: Option<String>,
+    pub user: Option<Arc<str>>,
     /// The caller's key: what its configuration says of its traces.
     pub key: Arc<KeyTraits>,
     /// Whether the caller asked not to be traced.
@@ -36,7 +36,7 @@ pub struct Trace {
     pub max_output_tokens: Option<u64>,
     /// The request body, where it is captured.
     pub input: Option<Arc<Input>>,
-    /// The key this caller presented, to be struck out.
+    /// The key this caller presented, to be struck out, where it is not among `secrets`.
     pub presented: Option<Secret>,
     /// Every other key that must not be seen.
     pub secrets: Arc<Secrets>,

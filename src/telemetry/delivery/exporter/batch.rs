@@ -6,7 +6,10 @@ use crate::telemetry::langfuse::envelope;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use std::io::Write as _;
+use std::io::{BufWriter, IntoInnerError};
+
+/// Small traces are gathered to so many bytes and then compressed, while they are in the cache.
+const AT_ONCE: usize = 16 << 10;
 
 /// A lot, ready to be sent.
 #[derive(Debug)]
@@ -23,9 +26,8 @@ pub(super) struct Batch {
 impl Batch {
     /// Envelope and compression; takes milliseconds for megabytes.
     pub(super) fn new(lot: Lot) -> Self {
-        let body = envelope(lot.parts.iter().map(|part| &*part.body));
-        let length = body.len();
-        Self { lot, bytes: gzip(&body), length, cuts: 0 }
+        let (bytes, length) = gzip(&lot.parts);
+        Self { lot, bytes, length, cuts: 0 }
     }
 
     /// Traces inside.
@@ -65,12 +67,17 @@ impl Batch {
     }
 }
 
-/// The fastest level: prompts shrink to a third with it, and the next level costs twice the time.
-fn gzip(body: &[u8]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+/// The export of these, compressed, and its length before. The fastest level: prompts shrink to a third
+/// with it, and the next level costs twice the time.
+fn gzip(parts: &[Part]) -> (Bytes, usize) {
+    let about: usize = parts.iter().map(|part| part.body.len()).sum();
+    let encoder = GzEncoder::new(Vec::with_capacity(about / 4), Compression::fast());
+    let mut encoder = BufWriter::with_capacity(AT_ONCE, encoder);
+    let length = envelope(parts.iter().map(|part| &*part.body), &mut encoder);
     // Writing to memory cannot fail.
-    let written = encoder.write_all(body).and_then(|()| encoder.finish());
-    written.unwrap_or_default().into()
+    let encoder = encoder.into_inner().map_err(IntoInnerError::into_error);
+    let bytes = encoder.and_then(GzEncoder::finish).unwrap_or_default();
+    (bytes.into(), length.unwrap_or_default())
 }
 
 #[cfg(test)]
