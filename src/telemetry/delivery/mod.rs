@@ -35,8 +35,8 @@ use writer::Writer;
 const MOST_WAITING: usize = 16_384;
 const MOST_WAITING_BYTES: usize = 16 << 20;
 /// How long the thread lets traces gather after the first one, well below the 200 ms after which a
-/// finished call must survive `kill -9`.
-const GATHER: Duration = Duration::from_millis(20);
+/// finished call must survive `kill -9`: each waking costs as much as a dozen traces.
+const GATHER: Duration = Duration::from_millis(40);
 /// Between two rounds that force what was written to the disk: what a power cut may cost.
 const SYNC: Duration = Duration::from_millis(500);
 /// How often figures are brought up to date, and exporters looked after.

@@ -21,15 +21,13 @@ const FREED_AT_ONCE: usize = 1 << 20;
 pub(super) struct Writer {
     delivery: Arc<Delivery>,
     writing: Vec<(Arc<Outlet>, Appender)>,
-    /// One record at a time.
-    scratch: Vec<u8>,
     ticked: Option<Instant>,
     warned: Option<Instant>,
 }
 
 impl Writer {
     pub(super) const fn new(delivery: Arc<Delivery>) -> Self {
-        Self { delivery, writing: Vec::new(), scratch: Vec::new(), ticked: None, warned: None }
+        Self { delivery, writing: Vec::new(), ticked: None, warned: None }
     }
 
     /// Writes until the delivery is closed and all is written.
@@ -45,8 +43,7 @@ impl Writer {
             let mut freed = 0;
             for Held { trace, bytes } in batch.drain(..) {
                 for (outlet, appender) in &mut self.writing {
-                    let record = encoded(outlet, &trace, &mut self.scratch);
-                    push(outlet, appender, record, finished_ms);
+                    push(outlet, appender, &trace, finished_ms);
                 }
                 drop(trace);
                 freed += bytes;
@@ -119,29 +116,20 @@ impl Writer {
     }
 }
 
-/// What this destination gets of a call; nothing where it does not want it.
-fn encoded<'s>(outlet: &Outlet, trace: &Trace, scratch: &'s mut Vec<u8>) -> &'s [u8] {
-    scratch.clear();
-    scratch.shrink_to(1 << 20);
+/// Appends what this destination gets of a call, if it wants it.
+fn push(outlet: &Outlet, appender: &mut Appender, trace: &Trace, finished_ms: u64) {
     let to = outlet.settings.borrow().clone();
-    let wanted = catch_unwind(AssertUnwindSafe(|| encode(trace, &to, scratch)));
-    match wanted {
-        Ok(0) => &[],
-        Ok(_) => scratch,
-        // One call that cannot be written must not end tracing. The panic itself is in the log.
-        Err(_) => {
-            outlet.state.add_dropped(Reason::Damage, 1);
-            &[]
-        }
-    }
-}
-
-fn push(outlet: &Outlet, appender: &mut Appender, record: &[u8], finished_ms: u64) {
-    if record.is_empty() {
+    if !to.wants(trace.exchange.trace_id, trace.opted_out) {
         return;
     }
     let mut flushed = Flushed::default();
-    appender.push(finished_ms, record, &mut flushed);
+    appender.push(finished_ms, &mut flushed, |out| {
+        catch_unwind(AssertUnwindSafe(|| encode(trace, &to, out) > 0)).unwrap_or_else(|_| {
+            // One call that cannot be written must not end tracing. The panic itself is in the log.
+            outlet.state.add_dropped(Reason::Damage, 1);
+            false
+        })
+    });
     count(outlet, flushed);
     if appender.is_worth_a_write() && !outlet.state.is_disk_bad() {
         flush(outlet, appender);

@@ -2,6 +2,7 @@
 
 use super::record::{self, BLANK};
 use super::{LEAP, Segment, Spool, folder, lock};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -13,6 +14,8 @@ use std::sync::atomic::Ordering;
 const CHUNK: usize = 256 << 10;
 /// Bound on records that could not be written, in bytes; beyond it the oldest are dropped and counted.
 const MAX_PENDING: usize = 16 << 20;
+/// What is written at once stays in memory up to this size, in bytes, until the exporter has read it.
+const MAX_RECENT: usize = 2 << 20;
 /// Dropped at once, in bytes: taking from the front moves all that stays.
 const DROPPED_AT_ONCE: usize = 1 << 20;
 
@@ -53,19 +56,38 @@ impl Appender {
         Self { spool, pending: Vec::new(), waiting: VecDeque::new(), active, may_drop: false }
     }
 
-    /// Takes a record's body. Where the disk does not take what came before, and memory is full of
-    /// it, the oldest goes, which is added to `flushed`.
-    pub fn push(&mut self, finished_ms: u64, body: &[u8], flushed: &mut Flushed) {
-        if body.len() > record::MAX_BODY {
-            flushed.overflown += 1;
-            return;
-        }
+    /// Takes a record, whose body `write` appends to what it is given; none where it says so. Where the
+    /// disk does not take what came before, and memory is full of it, the oldest goes, which is added to
+    /// `flushed`.
+    pub fn push(
+        &mut self,
+        finished_ms: u64,
+        flushed: &mut Flushed,
+        write: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) {
         if self.pending.len() > MAX_PENDING {
             self.make_way(flushed);
         }
+        let start = self.pending.len();
         self.pending.extend_from_slice(&BLANK);
-        self.pending.extend_from_slice(body);
-        self.waiting.push_back((BLANK.len() + body.len(), finished_ms));
+        let is_one = write(&mut self.pending);
+        let length = self.pending.len() - start;
+        if !is_one || length > BLANK.len() + record::MAX_BODY {
+            self.pending.truncate(start);
+            self.pending.shrink_to(MAX_RECENT);
+            flushed.overflown += u64::from(is_one);
+            return;
+        }
+        self.waiting.push_back((length, finished_ms));
+    }
+
+    /// Takes a record as it stands.
+    #[cfg(test)]
+    pub(super) fn take(&mut self, finished_ms: u64, body: &[u8], flushed: &mut Flushed) {
+        self.push(finished_ms, flushed, |out| {
+            out.extend_from_slice(body);
+            true
+        });
     }
 
     /// On a full disk the oldest are those on it; without one that helps, those that wait longest.
@@ -139,22 +161,37 @@ impl Appender {
             self.spool.open()?;
         }
         let mut written = 0;
+        let mut places = Vec::new();
         let outcome = loop {
             let (count, length) = self.chunk();
             if count == 0 {
                 break Ok(());
             }
-            if let Err(error) = self.write(written, (count, length), flushed) {
-                break Err(error);
+            match self.write(written, (count, length), flushed) {
+                Ok((segment, offset)) => places.push((segment, offset, written..written + length)),
+                Err(error) => break Err(error),
             }
             written += length;
             self.waiting.drain(..count);
             flushed.written += count as u64;
         };
-        self.pending.drain(..written);
-        // Memory that one outage needed is not kept for ever.
-        self.pending.shrink_to(CHUNK * 4);
-        outcome
+        if outcome.is_err() {
+            self.pending.drain(..written);
+            self.pending.shrink_to(MAX_RECENT);
+            return outcome;
+        }
+        if self.pending.capacity() > MAX_RECENT {
+            // After an outage: its memory is given back.
+            self.pending = Vec::new();
+            return Ok(());
+        }
+        let next = Vec::with_capacity(self.pending.len());
+        let all = Bytes::from(std::mem::replace(&mut self.pending, next));
+        let mut index = self.spool.lock_index();
+        for (segment, offset, range) in places {
+            index.recent.put(segment, offset, all.slice(range));
+        }
+        Ok(())
     }
 
     /// How many records, and bytes, the next write takes.
@@ -169,12 +206,13 @@ impl Appender {
         (count, bytes)
     }
 
+    /// Writes some records; to which segment, and where in it.
     fn write(
         &mut self,
         from: usize,
         (count, length): (usize, usize),
         flushed: &mut Flushed,
-    ) -> io::Result<()> {
+    ) -> io::Result<(u64, u64)> {
         self.make_room(length as u64, flushed)?;
         let mut active = self.active(flushed)?;
         let chunk = self.pending.get_mut(from..from + length).unwrap_or_default();
@@ -185,8 +223,9 @@ impl Appender {
             record::seal(record, number, *finished_ms);
             rest = after;
         }
+        let place = (active.first, active.bytes);
         // At a place, not at the end: a write that fails half-way is written over by the next.
-        let outcome = active.file.write_all_at(chunk, active.bytes);
+        let outcome = active.file.write_all_at(chunk, active.bytes).map(|()| place);
         if outcome.is_ok() {
             active.bytes += length as u64;
             if !std::mem::replace(&mut active.is_unsynced, true) {

@@ -29,7 +29,7 @@ fn a_folder_that_cannot_be_written_keeps_what_comes_until_it_can() {
     let mut flushed = Flushed::default();
     for n in 0..40 {
         let body = format!("{n} {}", "x".repeat(1 << 20));
-        appender.push(0, body.as_bytes(), &mut flushed);
+        appender.take(0, body.as_bytes(), &mut flushed);
         assert!(appender.flush(&mut flushed).is_err());
     }
     assert_eq!((flushed.written, flushed.dropped), (0, 0));
@@ -38,6 +38,7 @@ fn a_folder_that_cannot_be_written_keeps_what_comes_until_it_can() {
     fs::remove_file(&path).unwrap();
     appender.flush(&mut flushed).unwrap();
     assert_eq!((flushed.written, spool.holds().records), (kept, kept));
+    assert!(spool.lock_index().recent.at(0, 0).is_none(), "memory of an outage is given back");
     let lot = Cursor::new(spool).unwrap().take(1, 1).unwrap().unwrap();
     let oldest = format!("{} ", flushed.overflown);
     assert!(texts(&lot)[0].starts_with(&oldest), "the oldest go first");
@@ -77,7 +78,7 @@ fn on_a_full_disk_the_oldest_go_first_and_what_is_delivered_makes_room() {
     // More than the 4 MiB there and the 16 MiB kept in memory. Somebody reads the oldest meanwhile.
     for n in 0..RECORDS {
         let body = format!("{n} {}", "x".repeat(100 << 10));
-        process.appender.push(0, body.as_bytes(), &mut flushed);
+        process.appender.take(0, body.as_bytes(), &mut flushed);
         drop(process.appender.flush(&mut flushed));
     }
     let lost = flushed.dropped + flushed.overflown;

@@ -7,12 +7,14 @@ mod bad_disk;
 mod folder;
 mod progress;
 pub mod read;
+mod recent;
 pub mod record;
 #[cfg(test)]
 mod tests;
 
 use ages::Ages;
 use progress::Progress;
+use recent::Recent;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -48,6 +50,9 @@ struct Index {
     segments: BTreeMap<u64, Segment>,
     progress: Progress,
     ages: Ages,
+    recent: Recent,
+    /// The file of the last note of it.
+    position: Option<File>,
     /// Number of the next record.
     next: u64,
     /// Held while this process may deliver.
@@ -214,7 +219,8 @@ impl Spool {
         }
         index.skip_gaps();
         // On a full disk the position cannot be noted, and deleting files makes room for it.
-        let noted = folder::save_position(&self.folder, &index.progress);
+        let Index { position, progress, .. } = &mut *index;
+        let noted = folder::save_position(position, &self.folder, progress);
         noted.and(index.delete_done())
     }
 

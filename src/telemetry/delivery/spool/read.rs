@@ -5,8 +5,7 @@ use super::record::{self, Step};
 use super::{Segment, Spool};
 use bytes::Bytes;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
 
 /// Read with one call at least, in bytes.
@@ -19,7 +18,7 @@ pub struct Part {
     pub number: u64,
     /// When its call finished, in milliseconds since 1970.
     pub finished_ms: u64,
-    /// What was written.
+    /// What was written: a part of the window it was read with, which stays as long as it does.
     pub body: Bytes,
 }
 
@@ -55,7 +54,7 @@ struct Reading {
     file: File,
     /// Place of `window` in the file.
     offset: u64,
-    window: Vec<u8>,
+    window: Bytes,
     /// Place in `window`.
     at: usize,
 }
@@ -148,7 +147,9 @@ impl Cursor {
                 }
                 continue;
             };
-            while let Some((number, finished_ms, body)) = reading.record(segment.bytes)? {
+            while let Some((number, finished_ms, body)) =
+                reading.record(&self.spool, segment.bytes)?
+            {
                 if number < self.next {
                     continue;
                 }
@@ -197,35 +198,46 @@ impl Cursor {
 impl Reading {
     fn open(segment: u64, named: &Segment) -> io::Result<Self> {
         let file = File::open(&named.path)?;
-        Ok(Self { segment, file, offset: 0, window: Vec::new(), at: 0 })
+        Ok(Self { segment, file, offset: 0, window: Bytes::new(), at: 0 })
     }
 
     /// The next intact record of the first `bytes` of the file.
-    fn record(&mut self, bytes: u64) -> io::Result<Option<(u64, u64, Bytes)>> {
+    fn record(&mut self, spool: &Spool, bytes: u64) -> io::Result<Option<(u64, u64, Bytes)>> {
         loop {
             let here = self.offset + self.at as u64;
             let seen = self.window.get(self.at..).unwrap_or_default();
             match record::step(seen, bytes.saturating_sub(here)) {
                 Step::Record(record, taken) => {
-                    let body = Bytes::copy_from_slice(record.body);
+                    let body = self.window.slice_ref(record.body);
                     let found = (record.number, record.finished_ms, body);
                     self.at += taken;
                     return Ok(Some(found));
                 }
                 Step::Skip(skipped) => self.at += skipped,
-                Step::More(wanted) => self.fill(wanted, bytes)?,
+                Step::More(wanted) => self.fill(spool, wanted, bytes)?,
                 Step::End => return Ok(None),
             }
         }
     }
 
     /// Sees at least `wanted` bytes from here, of which there are so many.
-    fn fill(&mut self, wanted: usize, bytes: u64) -> io::Result<()> {
+    fn fill(&mut self, spool: &Spool, wanted: usize, bytes: u64) -> io::Result<()> {
         self.offset += self.at as u64;
         self.at = 0;
         let left = usize::try_from(bytes.saturating_sub(self.offset)).unwrap_or(usize::MAX);
-        self.window.resize(wanted.max(WINDOW).min(left), 0);
+        if let Some(mut recent) = spool.lock_index().recent.at(self.segment, self.offset)
+            && recent.len() >= wanted
+        {
+            recent.truncate(left);
+            self.window = recent;
+            return Ok(());
+        }
+        let length = wanted.max(WINDOW).min(left);
+        let mut window = Vec::with_capacity(length);
         // Also what was seen before: the last record of a window is read twice at most.
-        self.file.read_exact_at(&mut self.window, self.offset)
+        self.file.seek(SeekFrom::Start(self.offset))?;
+        let read = (&mut self.file).take(length as u64).read_to_end(&mut window)?;
+        self.window = window.into();
+        if read < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 }

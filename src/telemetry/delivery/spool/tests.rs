@@ -26,7 +26,7 @@ impl Process {
 
     fn write_at(&mut self, finished_ms: u64, body: &str) -> Flushed {
         let mut flushed = Flushed::default();
-        self.appender.push(finished_ms, body.as_bytes(), &mut flushed);
+        self.appender.take(finished_ms, body.as_bytes(), &mut flushed);
         assert_eq!(flushed, Flushed::default());
         self.flush()
     }
@@ -235,7 +235,7 @@ fn several_that_wait_do_not_write_to_the_same_file() {
     let (mut second, mut third) =
         (Process::start(folder.path(), ROOMY), Process::start(folder.path(), ROOMY));
     second.write("second");
-    third.appender.push(0, b"third", &mut Flushed::default());
+    third.appender.take(0, b"third", &mut Flushed::default());
     assert!(third.appender.flush(&mut Flushed::default()).is_err());
     assert_eq!(third.flush().written, 1);
     first.close();
