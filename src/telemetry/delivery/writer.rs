@@ -3,7 +3,7 @@
 use super::spool::append::{Appender, Flushed};
 use super::state::Reason;
 use super::{Delivery, Held, Outlet};
-use crate::telemetry::langfuse::{Trace, encode};
+use crate::telemetry::langfuse::{Destination, Trace, encode};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -41,9 +41,11 @@ impl Writer {
             let finished_ms =
                 finished_ms.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or_default());
             let mut freed = 0;
+            let settings = |outlet: &Outlet| outlet.settings.borrow().clone();
+            let to: Vec<_> = self.writing.iter().map(|(outlet, _)| settings(outlet)).collect();
             for Held { trace, bytes } in batch.drain(..) {
-                for (outlet, appender) in &mut self.writing {
-                    push(outlet, appender, &trace, finished_ms);
+                for ((outlet, appender), to) in self.writing.iter_mut().zip(&to) {
+                    push((outlet, to), appender, &trace, finished_ms);
                 }
                 drop(trace);
                 freed += bytes;
@@ -117,14 +119,18 @@ impl Writer {
 }
 
 /// Appends what this destination gets of a call, if it wants it.
-fn push(outlet: &Outlet, appender: &mut Appender, trace: &Trace, finished_ms: u64) {
-    let to = outlet.settings.borrow().clone();
+fn push(
+    (outlet, to): (&Outlet, &Destination),
+    appender: &mut Appender,
+    trace: &Trace,
+    finished_ms: u64,
+) {
     if !to.wants(trace.exchange.trace_id, trace.opted_out) {
         return;
     }
     let mut flushed = Flushed::default();
     appender.push(finished_ms, &mut flushed, |out| {
-        catch_unwind(AssertUnwindSafe(|| encode(trace, &to, out) > 0)).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(|| encode(trace, to, out) > 0)).unwrap_or_else(|_| {
             // One call that cannot be written must not end tracing. The panic itself is in the log.
             outlet.state.add_dropped(Reason::Damage, 1);
             false
