@@ -4,6 +4,7 @@ use crate::config::redacted;
 use crate::limits::Limits;
 use crate::snapshot::Current;
 use crate::snapshot::reload::{Outcome, Reloader};
+use crate::telemetry::delivery::Delivery;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::State;
 use async_trait::async_trait;
@@ -19,6 +20,7 @@ pub struct Admin {
     current: Arc<Current>,
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
+    delivery: Arc<Delivery>,
     reloader: Arc<Reloader>,
 }
 
@@ -28,9 +30,10 @@ impl Admin {
         current: Arc<Current>,
         metrics: Arc<Metrics>,
         limits: Arc<Limits>,
+        delivery: Arc<Delivery>,
         reloader: Arc<Reloader>,
     ) -> Self {
-        Self { current, metrics, limits, reloader }
+        Self { current, metrics, limits, delivery, reloader }
     }
 
     /// Whether calls can be served: not draining, and an upstream may be asked.
@@ -56,6 +59,7 @@ impl Admin {
             }
         }
         self.tell_limits();
+        self.delivery.observe();
         self.metrics.render()
     }
 

@@ -127,7 +127,8 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     };
     server.add_service(edge);
     let (metrics, limits) = (Arc::clone(&shared.metrics), Arc::clone(&shared.limits));
-    let admin_app = Admin::new(Arc::clone(&current), metrics, limits, Arc::clone(&reloader));
+    let (delivery, reload) = (Arc::clone(&shared.delivery), Arc::clone(&reloader));
+    let admin_app = Admin::new(Arc::clone(&current), metrics, limits, delivery, reload);
     server.add_service(service("admin", admin_app, vec![admin], Some(1)));
     let banner = provider.map(|(bound, key)| {
         let app = demo::Provider::new("demo");

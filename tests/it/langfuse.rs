@@ -213,6 +213,8 @@ async fn a_torn_tail_and_damage_cost_only_what_they_touch() {
         call_in(&gateway, trace).await;
     }
     told(&gateway, "the backlog", |status| status["backlog"] == 20).await;
+    let backlog = gateway.metric("cirque_langfuse_backlog", &[]).await;
+    assert_eq!(backlog, Some(20.0), "read when it is asked for");
     let folder = gateway.process.kill();
     let path = segment(&folder.path().join("spool"));
     let mut bytes = std::fs::read(&path).expect("a segment");

@@ -39,7 +39,7 @@ const MOST_WAITING_BYTES: usize = 16 << 20;
 const GATHER: Duration = Duration::from_millis(40);
 /// Between two rounds that force what was written to the disk: what a power cut may cost.
 const SYNC: Duration = Duration::from_millis(500);
-/// How often figures are brought up to date, and exporters looked after.
+/// How often exporters are looked after.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often a flush looks whether all is sent.
 const FLUSHED: Duration = Duration::from_millis(20);
@@ -201,7 +201,6 @@ impl Delivery {
                     running.push((Arc::clone(outlet), task));
                 }
             }
-            self.observe(&outlets);
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
@@ -209,10 +208,9 @@ impl Delivery {
         }
     }
 
-    /// Gauges: the destination that is furthest behind.
-    fn observe(&self, outlets: &[Arc<Outlet>]) {
-        let now = SystemTime::now();
-        let statuses: Vec<_> = outlets.iter().map(|outlet| outlet.status(now)).collect();
+    /// Brings the gauges up to date: the destination that is furthest behind.
+    pub fn observe(&self) {
+        let statuses = self.status(SystemTime::now());
         let backlog = statuses.iter().map(|status| status.backlog).max();
         let lag = statuses.iter().filter_map(|status| status.lag).max();
         self.metrics.traces_waiting(backlog.unwrap_or_default(), lag.unwrap_or_default());
