@@ -11,7 +11,7 @@ use pingora::ErrorType;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -257,10 +257,12 @@ impl<'s> Caller<'s> {
             return Ok(());
         }
         let length = bytes.len() as u64;
-        let write = self.session.write_response_body(bytes, end);
-        let written = match self.write_by {
-            Some(at) => in_time(at, write).await,
-            None => write.await,
+        let written = {
+            let write = pin!(self.session.write_response_body(bytes, end));
+            match self.write_by {
+                Some(at) => in_time(at, write).await,
+                None => write.await,
+            }
         };
         self.silent_since = Instant::now();
         match written {
@@ -276,10 +278,9 @@ impl<'s> Caller<'s> {
 /// Waits for a write until then. Most are over at once and need no timer.
 async fn in_time(
     at: Instant,
-    write: impl Future<Output = pingora::Result<()>>,
+    mut write: impl Future<Output = pingora::Result<()>> + Unpin,
 ) -> pingora::Result<()> {
-    let mut write = pin!(write);
-    let at_once = poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await;
+    let at_once = poll_fn(|context| Poll::Ready(Pin::new(&mut write).poll(context))).await;
     match at_once {
         Poll::Ready(written) => written,
         Poll::Pending => tokio::time::timeout_at(at.into(), write)

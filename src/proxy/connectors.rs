@@ -46,13 +46,11 @@ impl Connectors {
     /// Gives back a connection that is in order.
     pub(super) async fn release(&self, session: HttpSession, peer: &HttpPeer) {
         let idle = peer.options.idle_timeout;
-        match (session, is_http1(peer)) {
-            (HttpSession::H1(session), true) => {
+        match session {
+            HttpSession::H1(session) if is_http1(peer) => {
                 self.http1.release_http_session(session, peer, idle).await;
             }
-            (session, _) => {
-                Box::pin(self.negotiated.release_http_session(session, peer, idle)).await;
-            }
+            session => Box::pin(self.negotiated.release_http_session(session, peer, idle)).await,
         }
     }
 }

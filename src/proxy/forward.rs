@@ -114,17 +114,20 @@ impl Connection {
     }
 
     /// Gives the connection back to the pool, if a whole request and a whole reply went over it.
-    pub(super) async fn release(mut self, connectors: &Connectors) {
+    pub(super) fn release(mut self, connectors: &Connectors) -> impl Future<Output = ()> + Send {
         let mut is_sound = self.request_whole && self.session.response_done();
         if let HttpSession::H1(h1) = &mut self.session {
             // Asked here, because Pingora shuts down what it does not keep, and that may wait.
             h1.respect_keepalive();
             is_sound &= h1.will_keepalive();
         }
-        if !is_sound {
-            return self.discard(connectors).await;
+        async move {
+            if is_sound {
+                connectors.release(self.session, &self.peer).await;
+            } else {
+                self.discard(connectors).await;
+            }
         }
-        connectors.release(self.session, &self.peer).await;
     }
 
     /// Ends the connection (HTTP/1.1) or its one stream (HTTP/2) at once, so that the upstream
