@@ -50,7 +50,9 @@ impl Connectors {
             HttpSession::H1(session) if is_http1(peer) => {
                 self.http1.release_http_session(session, peer, idle).await;
             }
-            session => Box::pin(self.negotiated.release_http_session(session, peer, idle)).await,
+            session @ (HttpSession::H1(_) | HttpSession::H2(_) | HttpSession::Custom(())) => {
+                Box::pin(self.negotiated.release_http_session(session, peer, idle)).await;
+            }
         }
     }
 }
