@@ -15,7 +15,7 @@ use crate::session::Sessions;
 use crate::store::{Account, Budget, NanoUsd};
 use crate::telemetry::langfuse::{Destination, KeyTraits, Plan, Secrets};
 use crate::upstream::config::{HealthConfig, UpstreamConfig};
-use crate::upstream::{SHORTEST_SECRET, Upstream, holds_credential};
+use crate::upstream::{Upstream, holds_credential, secrets_in};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -118,12 +118,9 @@ fn tracing(config: &Config) -> Plan {
     let headers = config.upstreams.iter().flat_map(|upstream| &upstream.headers);
     let credentials = headers.filter(|(name, _)| holds_credential(name)).map(|(_, value)| value);
     let values = otlp.map(Secret::expose).chain(credentials.map(String::as_str));
-    // The key alone as well as `Bearer key`.
-    let parts = values.flat_map(|value| value.split(' ').chain([value]));
-    let parts = parts.filter(|part| part.len() >= SHORTEST_SECRET);
     let own = langfuse.into_iter().chain(upstreams).map(Secret::expose);
     let callers = config.keys.iter().flat_map(|key| key.secret.iter().chain(&key.secrets));
-    let secrets = Secrets::new(own.chain(parts), callers.map(Secret::expose));
+    let secrets = Secrets::new(own.chain(values.flat_map(secrets_in)), callers.map(Secret::expose));
     Plan::new(destinations, secrets)
 }
 

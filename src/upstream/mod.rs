@@ -216,8 +216,12 @@ impl Upstream {
     }
 }
 
-/// Shorter parts of a header's value are words, as `Bearer`, and no secrets.
-pub const SHORTEST_SECRET: usize = 8;
+/// What of a header's value may be a secret: the whole and each word of it. Shorter ones are no secrets,
+/// as `Bearer`.
+pub fn secrets_in(value: &str) -> impl Iterator<Item = &str> {
+    const SHORTEST: usize = 8;
+    value.split(' ').chain([value]).filter(|part| part.len() >= SHORTEST)
+}
 
 /// Whether a header that an operator adds to calls probably holds a credential: some providers take
 /// theirs in one of their own.
@@ -230,8 +234,7 @@ pub fn holds_credential(name: &str) -> bool {
 fn struck(config: &UpstreamConfig) -> Vec<Secret> {
     let key = config.api_key.as_ref().map(Secret::expose).filter(|key| !key.is_empty());
     let headers = config.headers.iter().filter(|(name, _)| holds_credential(name));
-    let parts = headers.flat_map(|(_, value)| value.split(' ').chain([value.as_str()]));
-    let parts = parts.filter(|part| part.len() >= SHORTEST_SECRET);
+    let parts = headers.flat_map(|(_, value)| secrets_in(value));
     let mut struck: Vec<&str> = key.into_iter().chain(parts).collect();
     struck.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     struck.dedup();

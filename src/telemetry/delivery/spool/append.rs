@@ -1,5 +1,6 @@
 //! The writing end of a spool: records gather in memory for an instant, then go to a segment at once.
 
+use super::recent::MOST_RECENT;
 use super::record::{self, BLANK};
 use super::{LEAP, Segment, Spool, folder, lock};
 use bytes::Bytes;
@@ -14,8 +15,6 @@ use std::sync::atomic::Ordering;
 const CHUNK: usize = 256 << 10;
 /// Bound on records that could not be written, in bytes; beyond it the oldest are dropped and counted.
 const MAX_PENDING: usize = 16 << 20;
-/// What is written at once stays in memory up to this size, in bytes, until the exporter has read it.
-const MAX_RECENT: usize = 2 << 20;
 /// Dropped at once, in bytes: taking from the front moves all that stays.
 const DROPPED_AT_ONCE: usize = 1 << 20;
 
@@ -74,7 +73,7 @@ impl Appender {
         let length = self.pending.len() - start;
         if !is_one || length > BLANK.len() + record::MAX_BODY {
             self.pending.truncate(start);
-            self.pending.shrink_to(MAX_RECENT);
+            self.pending.shrink_to(MOST_RECENT);
             flushed.overflown += u64::from(is_one);
             return;
         }
@@ -177,10 +176,10 @@ impl Appender {
         };
         if outcome.is_err() {
             self.pending.drain(..written);
-            self.pending.shrink_to(MAX_RECENT);
+            self.pending.shrink_to(MOST_RECENT);
             return outcome;
         }
-        if self.pending.capacity() > MAX_RECENT {
+        if self.pending.capacity() > MOST_RECENT {
             // After an outage: its memory is given back.
             self.pending = Vec::new();
             return Ok(());

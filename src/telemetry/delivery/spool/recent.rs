@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 /// Bound on all of it, in bytes: an export's worth. What it keeps alive may be twice that, since chunks
 /// that were written together are parts of one piece of memory.
-const MOST_BYTES: usize = 2 << 20;
+pub(super) const MOST_RECENT: usize = 2 << 20;
 
 /// The last chunks written, oldest first.
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl Recent {
     pub(super) fn put(&mut self, segment: u64, offset: u64, bytes: Bytes) {
         self.bytes += bytes.len();
         self.chunks.push_back(Chunk { segment, offset, bytes });
-        while self.bytes > MOST_BYTES && self.forget_first() {}
+        while self.bytes > MOST_RECENT && self.forget_first() {}
     }
 
     /// What stands at this place of a segment and behind it, as far as it is here. What stands before
@@ -78,7 +78,7 @@ mod tests {
         for number in 0..20 {
             recent.put(0, number * chunk.len() as u64, chunk.clone());
         }
-        assert_eq!(recent.bytes, MOST_BYTES);
+        assert_eq!(recent.bytes, MOST_RECENT);
         assert_eq!(
             (recent.at(0, 0), recent.at(0, 12 * chunk.len() as u64).is_some()),
             (None, true)
