@@ -26,8 +26,6 @@ pub(super) struct Journal {
     pub(super) generation: u64,
     /// Where the next record goes. What may lie behind is the torn rest of a failed write.
     pub(super) end: u64,
-    /// Calls whose end is not in the journal.
-    running: HashMap<CallId, Reserved>,
     buffer: Vec<u8>,
 }
 
@@ -80,51 +78,34 @@ impl Journal {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
         file.write_all_at(&bytes, 0)?;
+        // A file that need not grow with each record costs a third less to write to. What lies behind the
+        // last one are zeros, of which no record is made, and take no room on the disk.
+        file.set_len(ROTATE.max(bytes.len() as u64)).ok();
         std::fs::rename(&new, path(folder))?;
-        let mut journal = Self {
+        Ok(Self {
             folder: folder.to_owned(),
             file,
             generation,
             end: bytes.len() as u64,
-            running: HashMap::new(),
             buffer: Vec::with_capacity(256),
-        };
-        for record in records {
-            journal.note(record);
-        }
-        Ok(journal)
+        })
     }
 
     /// Writes records down, all of them with one call.
     ///
     /// # Errors
     /// Where the disk is full or the file has gone; then nothing was written.
-    pub(super) fn append<'r, I>(&mut self, records: I) -> io::Result<()>
-    where
-        I: IntoIterator<Item = &'r Record, IntoIter: Clone>,
-    {
-        let records = records.into_iter();
+    pub(super) fn append<'r>(
+        &mut self,
+        records: impl IntoIterator<Item = &'r Record>,
+    ) -> io::Result<()> {
         self.buffer.clear();
-        for record in records.clone() {
+        for record in records {
             record.write(&mut self.buffer);
         }
         self.file.write_all_at(&self.buffer, self.end)?;
         self.end += self.buffer.len() as u64;
-        for record in records {
-            self.note(record);
-        }
         Ok(())
-    }
-
-    fn note(&mut self, record: &Record) {
-        match record {
-            Record::Reserved(reserved) => {
-                self.running.insert(reserved.call, reserved.clone());
-            }
-            Record::Settled(settled) => {
-                self.running.remove(&settled.call);
-            }
-        }
     }
 
     /// Another handle of the file, for the keeper to read and sync without our lock.
@@ -132,14 +113,35 @@ impl Journal {
         self.file.try_clone()
     }
 
-    /// Begins anew with the running calls and what the ledger lacks: records from `applied` on.
-    pub(super) fn rotate(&mut self, applied: u64) -> io::Result<()> {
+    /// Begins anew with the calls that run and what the ledger lacks: what came after `applied`, up to
+    /// where `running` has been kept.
+    pub(super) fn rotate(&mut self, applied: u64, running: &mut Running) -> io::Result<()> {
         let lacking = read_from(&self.file, applied, self.end)?;
-        let running = self.running.values().cloned().map(Record::Reserved);
+        running.follow(&lacking);
         let settled = lacking.into_iter().filter(|record| matches!(record, Record::Settled(_)));
-        let records: Vec<Record> = running.chain(settled).collect();
+        let records: Vec<Record> = running.records().chain(settled).collect();
         *self = Self::begin(&self.folder, self.generation + 1, &records)?;
         Ok(())
+    }
+}
+
+/// Calls whose end is not in the journal, as far as it has been read.
+#[derive(Debug, Default)]
+pub(super) struct Running(HashMap<CallId, Reserved>);
+
+impl Running {
+    /// Reads on.
+    pub(super) fn follow(&mut self, records: &[Record]) {
+        for record in records {
+            match record {
+                Record::Reserved(reserved) => drop(self.0.insert(reserved.call, reserved.clone())),
+                Record::Settled(settled) => drop(self.0.remove(&settled.call)),
+            }
+        }
+    }
+
+    fn records(&self) -> impl Iterator<Item = Record> {
+        self.0.values().cloned().map(Record::Reserved)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The keeper: the one thread that opens the folder, carries the journal into the ledger and tells
 //! the disk; no request waits for it.
 
-use super::journal::{self, HEADER, Journal, ROTATE};
+use super::journal::{self, HEADER, Journal, ROTATE, Running};
 use super::ledger::{Applied, Ledger};
 use super::record::{Record, Settled};
 use super::{Problem, Shared, lock};
@@ -31,6 +31,8 @@ pub(super) struct Keeper {
 struct Open {
     ledger: Ledger,
     applied: Applied,
+    /// Kept here and not by those who write: their calls do not wait for it.
+    running: Running,
     /// Held as long as the process lives, so that no other one uses the folder.
     _lock: File,
 }
@@ -63,7 +65,7 @@ impl Keeper {
         ledger.apply(&unapplied, applied).map_err(|error| failed(&error))?;
         let purses = ledger.purses(now).map_err(|error| failed(&error))?;
         self.shared.restore(&purses, journal);
-        self.open = Some(Open { ledger, applied, _lock: lock });
+        self.open = Some(Open { ledger, applied, running: Running::default(), _lock: lock });
         Ok(())
     }
 
@@ -167,6 +169,7 @@ impl Open {
             let upto = Applied { position: end, ..self.applied };
             self.ledger.apply(&records, upto).map_err(|error| text(&error))?;
             self.applied = upto;
+            self.running.follow(&records);
             file.sync_data().map_err(|error| text(&error))?;
         }
         if end < ROTATE {
@@ -176,7 +179,7 @@ impl Open {
         self.ledger.persist().map_err(|error| text(&error))?;
         let mut desk = lock(&shared.desk);
         let Some(journal) = &mut desk.journal else { return Ok(()) };
-        journal.rotate(self.applied.position).map_err(|error| text(&error))?;
+        journal.rotate(self.applied.position, &mut self.running).map_err(|error| text(&error))?;
         // The ledger still names the old generation: until its next turn all of this is new to it.
         self.applied = Applied { generation: journal.generation, position: HEADER };
         Ok(())
