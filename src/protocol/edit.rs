@@ -1,6 +1,7 @@
 //! How a body is changed without being copied: slices of the original and inserted pieces, in order.
 
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Replacements to be made in one body, in any order.
@@ -18,6 +19,28 @@ pub struct MemberSpan {
     pub comma_before: Option<usize>,
     /// The comma that stands behind it, unless it is the last.
     pub comma_after: Option<usize>,
+}
+
+impl MemberSpan {
+    /// Its name in the body it stands in, escapes decoded.
+    #[must_use]
+    pub fn name<'b>(&self, body: &'b str) -> Cow<'b, str> {
+        let token = body.get(self.key.clone()).unwrap_or_default();
+        let inner = token.get(1..token.len().saturating_sub(1)).unwrap_or_default();
+        if inner.contains('\\') {
+            return serde_json::from_str::<String>(token).unwrap_or_default().into();
+        }
+        inner.into()
+    }
+
+    /// Its value in the body it stands in, as it stands there.
+    #[must_use]
+    pub fn value<'b>(&self, body: &'b str) -> &'b str {
+        let is_blank = |char| matches!(char, ' ' | '\t' | '\n' | '\r');
+        let behind = body.get(self.key.end..self.end).unwrap_or_default();
+        let behind = behind.trim_start_matches(is_blank);
+        behind.strip_prefix(':').unwrap_or_default().trim_start_matches(is_blank)
+    }
 }
 
 /// A body in pieces; cloning it copies no byte of the body.

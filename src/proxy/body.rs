@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// Most that is set aside on the word of a `Content-Length` alone.
 const TRUSTED_CAPACITY: usize = 1 << 20;
+/// Most requests have no more members.
+const USUAL_MEMBERS: usize = 8;
 /// A caller who has sent this much has earned one more second of patience.
 const BYTES_PER_SECOND: u64 = 1_024;
 
@@ -32,8 +34,9 @@ pub(super) async fn read(
     }
     let body = received?;
     ctx.traced.asked(&body, ctx.snapshot.tracing.secrets());
-    let facts = request::read(&body, dialect)?;
-    ctx.traced.facts(&facts);
+    let mut members = ctx.traced.capture.map(|_| Vec::with_capacity(USUAL_MEMBERS));
+    let facts = request::read_noting(&body, dialect, members.as_mut())?;
+    ctx.traced.facts(&facts, members);
     let allowed = allow(ctx, &facts);
     let session = ctx.snapshot.sessions.decide(Candidates {
         header: header(caller, ctx),

@@ -4,6 +4,7 @@ use super::context::Ctx;
 use super::{Shared, looking};
 use crate::auth;
 use crate::ids::{SpanId, TraceId, parse_traceparent, traceparent};
+use crate::protocol::edit::MemberSpan;
 use crate::protocol::request::RequestFacts;
 use crate::protocol::tap::Reading;
 use crate::secret::Secret;
@@ -52,8 +53,11 @@ impl Traced {
         }
     }
 
-    /// Notes what was read from it.
-    pub(super) fn facts(&mut self, facts: &RequestFacts) {
+    /// Notes what was read from it, and where its members stand.
+    pub(super) fn facts(&mut self, facts: &RequestFacts, members: Option<Vec<MemberSpan>>) {
+        if let Some(input) = self.input.as_mut().and_then(Arc::get_mut) {
+            input.read_before(members);
+        }
         if self.span.is_some() {
             self.user.clone_from(&facts.user);
             self.max_output_tokens = facts.max_output_tokens;

@@ -136,10 +136,23 @@ pub struct Optional {
 /// the field, where the dialect's required fields are missing or one of these facts is malformed.
 /// Messages give byte offsets and never repeat what the body says.
 pub fn read(body: &[u8], dialect: Dialect) -> Result<RequestFacts, Rejection> {
+    read_noting(body, dialect, None)
+}
+
+/// The same, and where its members stand, in their order, for who reads the body again.
+///
+/// # Errors
+///
+/// Those of [`read`]; then not all members are noted.
+pub fn read_noting(
+    body: &[u8],
+    dialect: Dialect,
+    members: Option<&mut Vec<MemberSpan>>,
+) -> Result<RequestFacts, Rejection> {
     let text = utf8(body)?;
     let mut scan = Scan::new(text);
     let found = match scan.peek() {
-        Some(b'{') => return Reader::new(scan, dialect).read(),
+        Some(b'{') => return Reader::new(scan, dialect).read(members),
         None => "empty",
         Some(b'[') => "a JSON array",
         Some(b'"') => "a JSON string",

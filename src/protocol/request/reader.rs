@@ -7,6 +7,7 @@ use super::required::{Given, Required};
 use super::scan::{Broken, Scan, Value};
 use super::{Dialect, OPTIONAL, Optional, RequestFacts, ResponseFormat};
 use crate::error::Rejection;
+use crate::protocol::edit::MemberSpan;
 use std::borrow::Cow;
 
 /// Reads one body. Faults of meaning are kept until the whole body has proved to be JSON.
@@ -48,11 +49,18 @@ impl<'a> Reader<'a> {
         Self { scan, dialect, facts, required: Required::default(), prompts: 1, fault: None }
     }
 
-    pub(super) fn read(mut self) -> Result<RequestFacts, Rejection> {
+    /// Reads it, and adds to `noted` where its members stand.
+    pub(super) fn read(
+        mut self,
+        mut noted: Option<&mut Vec<MemberSpan>>,
+    ) -> Result<RequestFacts, Rejection> {
         self.facts.object_start = self.scan.at + 1;
         let mut members = self.scan.enter_object(0)?;
         while let Some(member) = self.next(&mut members, None)? {
             self.member(&member)?;
+            if let Some(noted) = &mut noted {
+                noted.push(self.scan.place(&member));
+            }
         }
         if self.scan.peek().is_some() {
             self.scan.broken("something follows the object")?;

@@ -4,10 +4,11 @@ use super::cut::{clamp, cut};
 use super::media;
 use super::scrub::{Place, Scrub, quote};
 use super::secrets::{Secrets, Striker};
+use crate::protocol::edit::MemberSpan;
 use crate::protocol::lenient::Name;
 use crate::secret::Secret;
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -28,6 +29,7 @@ pub struct Input {
     limit: usize,
     presented: Option<Secret>,
     secrets: Arc<Secrets>,
+    members: Option<Vec<MemberSpan>>,
     shown: OnceLock<Shown>,
 }
 
@@ -54,7 +56,8 @@ impl Input {
         presented: Option<Secret>,
         secrets: Arc<Secrets>,
     ) -> Self {
-        Self { body: Mutex::new(body), limit, presented, secrets, shown: OnceLock::new() }
+        let (body, shown) = (Mutex::new(body), OnceLock::new());
+        Self { body, limit, presented, secrets, members: None, shown }
     }
 
     /// Bytes it keeps alive, about.
@@ -81,14 +84,21 @@ impl Input {
         })
     }
 
+    /// Where the members of the body stand: it is one JSON object, and was read before.
+    pub fn read_before(&mut self, members: Option<Vec<MemberSpan>>) {
+        self.members = members;
+    }
+
     fn show(&self, body: &[u8]) -> Shown {
         let striker = self.secrets.striker(self.presented.as_ref());
         let mut parts = Parts::new(&striker, media::may_be_in(body), body.len());
         let short = |text: Cow<'_, str>| striker.fitting(text, self.limit).into_owned();
-        // Looked through once for what is no UTF-8, and not again at each text.
-        let read = std::str::from_utf8(body).ok().and_then(|text| {
-            let mut source = serde_json::Deserializer::from_str(text);
-            (&mut source).deserialize_map(&mut parts).and_then(|()| source.end()).ok()
+        let text = std::str::from_utf8(body).ok();
+        let read = text.and_then(|text| match &self.members {
+            Some(members) => members
+                .iter()
+                .try_for_each(|member| parts.member(&member.name(text), member.value(text)).ok()),
+            None => read(text, &mut parts).ok(),
         });
         if read.is_none() {
             let text = String::from_utf8_lossy(body);
@@ -107,6 +117,13 @@ impl Input {
             metadata: tidy(metadata),
         }
     }
+}
+
+/// Reads a body that nobody has read before.
+fn read(text: &str, parts: &mut Parts<'_>) -> serde_json::Result<()> {
+    let mut source = serde_json::Deserializer::from_str(text);
+    (&mut source).deserialize_map(parts)?;
+    source.end()
 }
 
 /// The pairs of which name and value say something, each name once; what Langfuse drops is left out.
@@ -170,7 +187,23 @@ impl<'s> Parts<'s> {
         }
     }
 
-    fn input<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+    /// Takes over one member of the body; its value is JSON.
+    fn member(&mut self, name: &str, value: &str) -> serde_json::Result<()> {
+        match name {
+            "messages" | "prompt" | "input" | "system" | "instructions" | "tools" | "functions"
+            | "suffix" | "prediction" => self.input(name, value),
+            "metadata" => {
+                let Self { striker, metadata: out, .. } = self;
+                let mut source = serde_json::Deserializer::from_str(value);
+                Metadata { out, striker }.deserialize(&mut source)
+            }
+            // They have places of their own in a trace.
+            "model" | "stream" | "stream_options" | "user" | "session_id" => Ok(()),
+            _ => self.parameter(name, value),
+        }
+    }
+
+    fn input(&mut self, name: &str, value: &str) -> serde_json::Result<()> {
         let out = &mut self.input;
         if !out.is_empty() {
             out.push(',');
@@ -178,16 +211,12 @@ impl<'s> Parts<'s> {
         quoted(out, name);
         out.push(':');
         let start = out.len();
-        value(self.may_hold_media, out, map)?;
+        push_value(self.may_hold_media, out, value)?;
         self.values.push(start..self.input.len());
         Ok(())
     }
 
-    fn parameter<'de, A: MapAccess<'de>>(
-        &mut self,
-        name: &str,
-        map: &mut A,
-    ) -> Result<(), A::Error> {
+    fn parameter(&mut self, name: &str, value: &str) -> serde_json::Result<()> {
         let out = &mut self.parameters;
         let begun = out.len();
         if begun > 0 {
@@ -196,7 +225,7 @@ impl<'s> Parts<'s> {
         quoted(out, &self.striker.clamp(name, MAX_METADATA_CHARS));
         out.push(':');
         let start = out.len();
-        value(self.may_hold_media, out, map)?;
+        push_value(self.may_hold_media, out, value)?;
         let length = out.len() - start;
         if begun + length.min(MAX_PARAMETER) > MAX_PARAMETERS {
             out.truncate(begun);
@@ -208,19 +237,15 @@ impl<'s> Parts<'s> {
     }
 }
 
-/// Writes the next value of a body, without its media.
-fn value<'de, A: MapAccess<'de>>(
-    may_hold_media: bool,
-    out: &mut String,
-    map: &mut A,
-) -> Result<(), A::Error> {
+/// Writes a value of a body, without its media.
+fn push_value(may_hold_media: bool, out: &mut String, value: &str) -> serde_json::Result<()> {
     if may_hold_media {
         let mut clean = Vec::new();
-        map.next_value_seed(Scrub { out: &mut clean, place: Place::Any })?;
+        let mut source = serde_json::Deserializer::from_str(value);
+        Scrub { out: &mut clean, place: Place::Any }.deserialize(&mut source)?;
         push(out, clean);
     } else {
-        let raw: &RawValue = map.next_value()?;
-        out.push_str(raw.get());
+        out.push_str(value);
     }
     Ok(())
 }
@@ -251,19 +276,8 @@ impl<'de> Visitor<'de> for &mut Parts<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key_seed(Name)? {
-            match &*name {
-                "messages" | "prompt" | "input" | "system" | "instructions" | "tools"
-                | "functions" | "suffix" | "prediction" => self.input(&name, &mut map)?,
-                "metadata" => {
-                    let Parts { striker, metadata: out, .. } = &mut *self;
-                    map.next_value_seed(Metadata { out, striker })?;
-                }
-                // They have places of their own in a trace.
-                "model" | "stream" | "stream_options" | "user" | "session_id" => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-                _ => self.parameter(&name, &mut map)?,
-            }
+            let value: &RawValue = map.next_value()?;
+            self.member(&name, value.get()).map_err(Error::custom)?;
         }
         Ok(())
     }
@@ -304,7 +318,9 @@ impl<'de> DeserializeSeed<'de> for Metadata<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::{any, prop, prop_assert, proptest};
+    use crate::protocol::Dialect;
+    use crate::protocol::request;
+    use proptest::prelude::{Strategy, any, prop, prop_assert, prop_oneof, proptest};
 
     #[test]
     fn a_body_without_media_is_taken_over_as_it_stands() {
@@ -326,7 +342,14 @@ mod tests {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let presented = Some(Secret::new("sk-presented".into()));
         let secrets = Arc::new(Secrets::new(["sk-or-upstream"], []));
-        let input = Input::new(body, limit, presented.clone(), Arc::clone(&secrets));
+        let input = Input::new(body.clone(), limit, presented.clone(), Arc::clone(&secrets));
+        // One that was read before is shown the same.
+        let mut members = Vec::new();
+        if request::read_noting(&body, Dialect::Responses, Some(&mut members)).is_ok() {
+            let mut again = Input::new(body, limit, presented.clone(), Arc::clone(&secrets));
+            again.read_before(Some(members));
+            assert!(again.shown() == input.shown());
+        }
         // As it reads in a span that holds it.
         let strike = |text: &str| -> String {
             let mut span = Vec::new();
@@ -404,7 +427,27 @@ mod tests {
         assert!(!format!("{input:?}").contains("xxx"));
     }
 
+    /// A member in one of the ways that JSON may be written in.
+    fn member() -> impl Strategy<Value = String> {
+        let name = prop_oneof!["input|prompt|tools|metadata|user|top_p", r"[a-zé]{1,3}|in\\u0070ut|\\n"];
+        let blank = "[ \t\n]{0,2}";
+        let value = prop_oneof![
+            r#"-?[1-9]{1,3}(\.[0-9]{1,3})?|true|null|"[a-zé ,:}]{0,9}""#,
+            r#"\{"a":"b","data" : "iVBORw0KGgo="\}|\[ 1,\{\} \]|"data:image/png;base64,AAAA""#,
+        ];
+        (blank, name, blank, blank, value, blank)
+            .prop_map(|(a, name, b, c, value, d)| format!("{a}\"{name}\"{b}:{c}{value}{d}"))
+    }
+
     proptest! {
+        #[test]
+        fn what_was_read_before_is_shown_as_if_it_were_not(
+            members in prop::collection::vec(member(), 0..6),
+        ) {
+            shown(&format!(r#"{{"model":"m","previous_response_id":"p",{}}}"#, members.join(",")), 300);
+            shown(&format!(r#"{{{},"input":"p","model":"m"}}"#, members.join(",")), 300);
+        }
+
         #[test]
         fn no_body_makes_it_panic_or_pass_the_limit(body in prop::collection::vec(any::<u8>(), 0..300)) {
             let input = Input::new(Bytes::from(body), 64, None, Arc::new(Secrets::default()));

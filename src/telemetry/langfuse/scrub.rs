@@ -65,6 +65,10 @@ fn escaped(text: &[u8]) -> Option<usize> {
             return Some(plain + number * 8 + found.trailing_zeros() as usize / 8);
         }
     }
+    // The last eight are looked at once more, rather than each of what is left.
+    if text.last_chunk().is_some_and(|last| marks(u64::from_le_bytes(*last)) == 0) {
+        return None;
+    }
     let at = rest.iter().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\'))?;
     Some(plain + words.len() * 8 + at)
 }

@@ -208,10 +208,13 @@ impl<'o, 's> Span<'o, 's> {
     /// that is called `stringValue` would break.
     fn value(&mut self, text: &str, chars: usize) {
         let start = self.out.len() + 1;
-        // Most that are cut here were a tap's words, which have a bound, too.
-        let text =
-            if text.len() > chars { self.striker.uncut(text, MAX_WORD) } else { text.into() };
-        quote(self.out, &self.striker.clamp(&text, chars));
+        if text.len() <= chars {
+            quote(self.out, text);
+        } else {
+            // Most that are cut here were a tap's words, which have a bound, too.
+            let text = self.striker.uncut(text, MAX_WORD);
+            quote(self.out, &self.striker.clamp(&text, chars));
+        }
         if self.strike == Strike::Each {
             self.out.pop();
             self.striker.strike_quoted(self.out, start);

@@ -9,11 +9,14 @@
 //! for it never stops inside a body: after damage reading goes on at the next intact record.
 
 use memchr::memmem;
+use std::io::Write as _;
 
 /// What every record begins with.
 const MARK: [u8; 4] = [0xFF, b'c', b'q', 0xFE];
 /// Bytes before the body.
 pub const HEADER: usize = 28;
+/// Those of them before what is summed up.
+const UNSUMMED: usize = 12;
 /// A longer body is damage: fields are cut long before (`langfuse.max_field`).
 pub const MAX_BODY: usize = 256 << 20;
 
@@ -46,13 +49,18 @@ pub const BLANK: [u8; HEADER] = [0; HEADER];
 
 /// Fills in the header of a record whose body stands after [`BLANK`].
 pub fn seal(record: &mut [u8], number: u64, finished_ms: u64) {
-    let Some((header, body)) = record.split_first_chunk_mut::<HEADER>() else { return };
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let (number, finished) = (number.to_le_bytes(), finished_ms.to_le_bytes());
-    let sum = checksum(&[&length, &number, &finished, body]).to_le_bytes();
-    let fields = MARK.iter().chain(&length).chain(&sum).chain(&number).chain(&finished);
-    for (byte, field) in header.iter_mut().zip(fields) {
-        *byte = *field;
+    let Some((header, rest)) = record.split_first_chunk_mut::<UNSUMMED>() else { return };
+    let length = rest.len().saturating_sub(HEADER - UNSUMMED);
+    let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+    put(rest, &[&number.to_le_bytes(), &finished_ms.to_le_bytes()]);
+    let sum = checksum(&[&length, rest]).to_le_bytes();
+    put(header, &[&MARK, &length, &sum]);
+}
+
+fn put(mut place: &mut [u8], fields: &[&[u8]]) {
+    for field in fields {
+        // There is room for all of them.
+        drop(place.write_all(field));
     }
 }
 
