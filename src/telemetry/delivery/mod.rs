@@ -37,8 +37,10 @@ const MOST_WAITING_BYTES: usize = 16 << 20;
 /// How long the thread lets traces gather after the first one, well below the 200 ms after which a
 /// finished call must survive `kill -9`: each waking costs as much as a dozen traces.
 const GATHER: Duration = Duration::from_millis(40);
-/// Between two rounds that force what was written to the disk: what a power cut may cost.
+/// Between two rounds that force to the disk what has waited there for so long: what a power cut may cost,
+/// together. What is delivered before and deleted never needs the disk itself.
 const SYNC: Duration = Duration::from_millis(500);
+const SYNC_AFTER: Duration = Duration::from_secs(2);
 /// How often exporters are looked after.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often a flush looks whether all is sent.
@@ -167,7 +169,7 @@ impl Delivery {
         let weak = Arc::downgrade(self);
         let sync = move || {
             while let Some(delivery) = weak.upgrade() {
-                delivery.sync();
+                delivery.sync(Some(SYNC_AFTER));
                 if delivery.wait_for_close(SYNC) {
                     return;
                 }
@@ -252,7 +254,7 @@ impl Delivery {
         let is_open = |queue: &mut Queue| queue.is_running;
         self.wake.notify_one();
         drop(self.done.wait_timeout_while(queue, within, is_open));
-        self.sync();
+        self.sync(None);
         for outlet in &**self.outlets.load() {
             outlet.tell_losses();
         }
@@ -303,8 +305,14 @@ impl Delivery {
         self.done.notify_all();
     }
 
-    fn sync(&self) {
+    /// Forces what was written to the disk, where anything has waited for so long, or in any case.
+    fn sync(&self, least: Option<Duration>) {
+        let now = SystemTime::now();
         for outlet in &**self.outlets.load() {
+            if least.is_some_and(|least| !outlet.has_waited(least, now)) {
+                outlet.spool.forget_deleted();
+                continue;
+            }
             if let Err(error) = outlet.spool.sync() {
                 tracing::warn!(destination = %outlet.name, %error, "traces are not forced to disk");
             }
@@ -398,6 +406,20 @@ mod tests {
         assert!(delivery.lock().bytes > 0);
         delivery.close(Duration::from_secs(20));
         assert_eq!((only(&delivery).backlog, delivery.lock().bytes), (100, 0));
+    }
+
+    #[test]
+    fn what_waits_is_forced_to_the_disk() {
+        let folder = TempDir::new().unwrap();
+        let delivery = Delivery::new(Metrics::new("", ""));
+        delivery.apply(&[destination(&folder.path().join("spool"))]);
+        let spool = Arc::clone(&delivery.outlets.load()[0].spool);
+        delivery.hand_over(trace(""));
+        eventually("a trace that is written", || only(&delivery).backlog == 1);
+        eventually("a disk that has it", || spool.unsynced() == 0);
+        delivery.hand_over(trace(""));
+        delivery.close(Duration::from_secs(20));
+        assert_eq!((only(&delivery).backlog, spool.unsynced()), (2, 0));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One destination as the delivery keeps it, and how it does.
 
 use super::exporter::Going;
-use super::spool::Spool;
+use super::spool::{Holds, Spool};
 use super::state::{Reason, State, Trouble};
 use crate::telemetry::langfuse::{Destination, DestinationKind};
 use std::sync::Arc;
@@ -37,6 +37,12 @@ impl Outlet {
         true
     }
 
+    /// Whether a trace has waited for so long; also where the clock was set back, and nobody knows.
+    pub(super) fn has_waited(&self, least: Duration, now: SystemTime) -> bool {
+        let oldest = oldest(&self.spool.holds());
+        oldest.is_some_and(|at| now.duration_since(at).map_or(true, |age| age >= least))
+    }
+
     pub(super) fn status(&self, now: SystemTime) -> Status {
         let holds = self.spool.holds();
         let state = match (self.state.is_disk_bad(), holds.is_ours, self.state.going()) {
@@ -46,8 +52,6 @@ impl Outlet {
             (false, _, Going::Away) => "retrying",
             (false, _, Going::Refused) => "refused",
         };
-        let oldest = holds.oldest_ms.filter(|_| holds.records > 0);
-        let oldest = oldest.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
         Status {
             name: Arc::clone(&self.name),
             is_langfuse: self.settings.borrow().kind == DestinationKind::Langfuse,
@@ -55,13 +59,19 @@ impl Outlet {
             backlog: holds.records,
             spool_bytes: holds.bytes,
             // A clock that was set back makes no negative age.
-            lag: oldest.map(|at| now.duration_since(at).unwrap_or_default()),
+            lag: oldest(&holds).map(|at| now.duration_since(at).unwrap_or_default()),
             sent: self.state.sent(),
             retried: self.state.retried(),
             dropped: self.state.dropped(),
             last_error: self.state.last(),
         }
     }
+}
+
+/// When the oldest trace that waits has finished.
+fn oldest(holds: &Holds) -> Option<SystemTime> {
+    let oldest = holds.oldest_ms.filter(|_| holds.records > 0)?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_millis(oldest))
 }
 
 /// How a destination does, for `/status`.

@@ -18,6 +18,7 @@ use recent::Recent;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -236,6 +237,18 @@ impl Spool {
         let synced = files.iter().try_for_each(|file| file.sync_data());
         // The names of new segments stand in the folder.
         synced.and_then(|()| File::open(&self.folder)?.sync_all())
+    }
+
+    /// Lets go of what was written and is deleted already: it needs no disk.
+    pub fn forget_deleted(&self) {
+        let is_there = |file: &Arc<File>| file.metadata().is_ok_and(|file| file.nlink() > 0);
+        lock(&self.unsynced).retain(is_there);
+    }
+
+    /// Files that are not forced to the disk yet.
+    #[cfg(test)]
+    pub(super) fn unsynced(&self) -> usize {
+        lock(&self.unsynced).len()
     }
 
     fn lock_index(&self) -> MutexGuard<'_, Index> {

@@ -55,6 +55,8 @@ struct Reading {
     /// Place of `window` in the file.
     offset: u64,
     window: Bytes,
+    /// Whether that is what was written, and not what was read.
+    is_memory: bool,
     /// Place in `window`.
     at: usize,
 }
@@ -136,7 +138,19 @@ impl Cursor {
         found.map(|(first, segment)| (*first, segment.clone()))
     }
 
+    /// The next record, if it is in the window: found without a look at the spool.
+    fn at_hand(&mut self) -> Option<Part> {
+        let number = self.next;
+        let reading = self.file.as_mut().filter(|_| !self.before.is_done(number))?;
+        let (finished_ms, body) = reading.at_hand(number)?;
+        self.next = number.saturating_add(1);
+        Some(Part { number, finished_ms, body })
+    }
+
     fn record(&mut self) -> io::Result<Option<Part>> {
+        if let Some(part) = self.at_hand() {
+            return Ok(Some(part));
+        }
         while let Some((first, segment)) = self.segment() {
             // Across a gap, or what was dropped for want of room.
             let upto = self.spool.lock_index().progress.upto();
@@ -198,15 +212,32 @@ impl Cursor {
 impl Reading {
     fn open(segment: u64, named: &Segment) -> io::Result<Self> {
         let file = File::open(&named.path)?;
-        Ok(Self { segment, file, offset: 0, window: Bytes::new(), at: 0 })
+        Ok(Self { segment, file, offset: 0, window: Bytes::new(), is_memory: false, at: 0 })
+    }
+
+    /// What stands here of the window.
+    fn step(&self, left: u64) -> Step<'_> {
+        let seen = self.window.get(self.at..).unwrap_or_default();
+        if self.is_memory { record::step_in_memory(seen, left) } else { record::step(seen, left) }
+    }
+
+    /// The record that stands here, whole, if it is the one with this number.
+    fn at_hand(&mut self, number: u64) -> Option<(u64, Bytes)> {
+        match self.step(self.window.len().saturating_sub(self.at) as u64) {
+            Step::Record(record, taken) if record.number == number => {
+                let found = (record.finished_ms, self.window.slice_ref(record.body));
+                self.at += taken;
+                Some(found)
+            }
+            Step::Record(..) | Step::Skip(_) | Step::More(_) | Step::End => None,
+        }
     }
 
     /// The next intact record of the first `bytes` of the file.
     fn record(&mut self, spool: &Spool, bytes: u64) -> io::Result<Option<(u64, u64, Bytes)>> {
         loop {
             let here = self.offset + self.at as u64;
-            let seen = self.window.get(self.at..).unwrap_or_default();
-            match record::step(seen, bytes.saturating_sub(here)) {
+            match self.step(bytes.saturating_sub(here)) {
                 Step::Record(record, taken) => {
                     let body = self.window.slice_ref(record.body);
                     let found = (record.number, record.finished_ms, body);
@@ -229,7 +260,7 @@ impl Reading {
             && recent.len() >= wanted
         {
             recent.truncate(left);
-            self.window = recent;
+            (self.window, self.is_memory) = (recent, true);
             return Ok(());
         }
         let length = wanted.max(WINDOW).min(left);
@@ -237,7 +268,7 @@ impl Reading {
         // Also what was seen before: the last record of a window is read twice at most.
         self.file.seek(SeekFrom::Start(self.offset))?;
         let read = (&mut self.file).take(length as u64).read_to_end(&mut window)?;
-        self.window = window.into();
+        (self.window, self.is_memory) = (window.into(), false);
         if read < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 }

@@ -66,6 +66,29 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn what_is_deleted_needs_no_disk_and_what_waits_does() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    let spool = Arc::clone(&process.spool);
+    process.write("delivered");
+    spool.forget_deleted();
+    assert_eq!(spool.unsynced(), 1);
+    deliver(&process, &mut process.cursor());
+    process.close();
+    spool.forget_deleted();
+    assert_eq!((segments(folder.path()).len(), spool.unsynced()), (0, 0));
+
+    let mut process = Process { appender: Appender::new(Arc::clone(&spool)), spool };
+    process.write("waits");
+    let spool = Arc::clone(&process.spool);
+    process.close();
+    spool.forget_deleted();
+    assert_eq!(spool.unsynced(), 1);
+    spool.sync().unwrap();
+    assert_eq!(spool.unsynced(), 0);
+}
+
+#[test]
 fn what_is_written_is_taken_once_and_then_gone() {
     let folder = TempDir::new().unwrap();
     let mut process = Process::start(folder.path(), ROOMY);
