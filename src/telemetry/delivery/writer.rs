@@ -17,6 +17,10 @@ const WARN_EVERY: Duration = Duration::from_mins(1);
 /// Room in the queue is given back in steps of so many bytes: each takes the lock that requests take.
 const FREED_AT_ONCE: usize = 1 << 20;
 
+/// So many traces at most, of so many bytes at most, are left for calls to free.
+const MOST_SPENT: usize = 512;
+const SMALL: usize = 8 << 10;
+
 /// The thread behind a [`Delivery`].
 pub(super) struct Writer {
     delivery: Arc<Delivery>,
@@ -32,7 +36,7 @@ impl Writer {
 
     /// Writes until the delivery is closed and all is written.
     pub(super) fn run(mut self) {
-        let mut batch = Vec::new();
+        let (mut batch, mut spent) = (Vec::new(), Vec::new());
         loop {
             let (last, is_closed) = self.delivery.take(&mut batch, TICK);
             self.follow_settings();
@@ -43,17 +47,23 @@ impl Writer {
             let mut freed = 0;
             let settings = |outlet: &Outlet| outlet.settings.borrow().clone();
             let to: Vec<_> = self.writing.iter().map(|(outlet, _)| settings(outlet)).collect();
-            for Held { trace, bytes } in batch.drain(..) {
+            for Held { mut trace, bytes } in batch.drain(..) {
                 for ((outlet, appender), to) in self.writing.iter_mut().zip(&to) {
                     push((outlet, to), appender, &trace, finished_ms);
                 }
-                drop(trace);
+                if bytes <= SMALL && spent.len() < MOST_SPENT {
+                    trace.presented = None;
+                    spent.push(trace);
+                }
                 freed += bytes;
                 if freed >= FREED_AT_ONCE {
                     self.delivery.release(std::mem::take(&mut freed));
                 }
             }
             self.delivery.release(freed);
+            self.delivery.spend(&mut spent);
+            // Nobody has taken them along.
+            spent.clear();
             let is_due = self.ticked.is_none_or(|last| last.elapsed() >= TICK);
             for (outlet, appender) in &mut self.writing {
                 // A spool in trouble is tried again each second, and meanwhile kept in memory.

@@ -14,6 +14,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+/// A body up to this size is kept, in bytes: to let go of it earlier would be no gain.
+const SMALL: usize = 8 << 10;
 /// Longest parameter in full, and all of them together, in bytes: a schema may be long.
 const MAX_PARAMETER: usize = 2_000;
 const MAX_PARAMETERS: usize = 16 << 10;
@@ -22,7 +24,7 @@ const MAX_METADATA: usize = 32;
 const MAX_METADATA_CHARS: usize = 200;
 
 /// A request body that waits to be shown. It is taken by reference, and let go of as soon as it has
-/// been looked through.
+/// been looked through, unless it is small.
 pub struct Input {
     body: Mutex<Bytes>,
     /// Longest text that any destination wants, in bytes.
@@ -68,7 +70,7 @@ impl Input {
         body + shown.map_or(0, |shown| shown.input.len() + shown.parameters.len())
     }
 
-    /// Bytes of a body that nobody has looked through yet.
+    /// Bytes of a body that nobody has looked through yet, or that is small.
     #[must_use]
     pub fn unread(&self) -> usize {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -78,8 +80,10 @@ impl Input {
     /// not for a request's path.
     pub fn shown(&self) -> &Shown {
         self.shown.get_or_init(|| {
-            let body =
-                std::mem::take(&mut *self.body.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut held = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+            // A small one goes with its trace.
+            let body = if held.len() > SMALL { std::mem::take(&mut *held) } else { held.clone() };
+            drop(held);
             self.show(&body)
         })
     }
