@@ -4,11 +4,14 @@ use crate::glob::Globs;
 use crate::secret::KeyHash;
 use crate::store::Account;
 use crate::telemetry::langfuse::KeyTraits;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
 /// One caller, as configured.
 #[derive(Debug)]
@@ -52,18 +55,16 @@ impl Keys {
 /// it), else `Authorization: Bearer`, else `api-key`. A header that stands twice is no key: two
 /// readers could take different ones.
 pub fn credential(headers: &HeaderMap) -> Option<&[u8]> {
-    if headers.contains_key("x-api-key") {
-        return single(headers, "x-api-key");
+    if headers.contains_key(X_API_KEY) {
+        return single(headers, &X_API_KEY);
     }
-    if headers.contains_key(AUTHORIZATION)
-        && let Some(token) = single(headers, AUTHORIZATION.as_str()).and_then(bearer)
-    {
+    if let Some(token) = single(headers, &AUTHORIZATION).and_then(bearer) {
         return Some(token);
     }
-    single(headers, "api-key")
+    single(headers, &API_KEY)
 }
 
-fn single<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.as_bytes().trim_ascii();
     (values.next().is_none() && !value.is_empty()).then_some(value)

@@ -209,6 +209,9 @@ impl Tally {
     /// Eight characters at a time where they are ASCII and a word ends among them, as hardly any eight
     /// in a prompt do not: with a look at pairs alone, at a few instructions a byte.
     pub fn text(&mut self, text: &[u8]) {
+        if text.len() < 8 {
+            return text.iter().for_each(|byte| self.byte(*byte));
+        }
         let (eights, rest) = text.as_chunks::<8>();
         let mut before = self.last.example();
         // Whether `self.word` is behind: it is no longer than eight then.

@@ -183,6 +183,8 @@ impl Transcript {
     fn add(&mut self, (choice, call): (u64, u64), kind: Kind, text: &str) {
         let found = self.choices.iter().position(|known| known.index == choice);
         if found.is_none() && self.choices.len() < MAX_CHOICES {
+            // Mostly there is one, and it is not small.
+            self.choices.reserve_exact(1);
             self.choices.push(Choice { index: choice, ..Choice::default() });
         }
         let at = found.unwrap_or(self.choices.len() - 1);

@@ -202,6 +202,12 @@ impl Desk {
 
     /// Writes an ended call down, now or once it can be.
     fn settle(&mut self, record: Record) {
+        if self.waiting.is_empty()
+            && let Some(journal) = &mut self.journal
+            && journal.append([&record]).is_ok()
+        {
+            return;
+        }
         self.wait(record);
         self.write_chunk();
     }

@@ -37,6 +37,8 @@ const MOST_WAITING_BYTES: usize = 16 << 20;
 /// How long the thread lets traces gather after the first one, well below the 200 ms after which a
 /// finished call must survive `kill -9`: each waking costs as much as a dozen traces.
 const GATHER: Duration = Duration::from_millis(40);
+/// So many need not wait for more: they and what becomes of them still fit into a core's cache.
+const ENOUGH: usize = 128;
 /// Between two rounds that force to the disk what has waited there for so long: what a power cut may cost,
 /// together. What is delivered before and deleted never needs the disk itself.
 const SYNC: Duration = Duration::from_millis(500);
@@ -65,7 +67,7 @@ struct Queue {
     waiting: Vec<Held>,
     /// Small ones that are written. Memory is cheapest to free on the thread it was taken on, and then at
     /// hand for the next call: so calls that end take these along.
-    spent: Vec<Box<Trace>>,
+    spent: Vec<Held>,
     /// Bytes held by what is not written yet.
     bytes: usize,
     /// Traces ever queued, and how many of them are written.
@@ -115,12 +117,12 @@ impl Delivery {
             self.drop_one();
             return;
         }
-        let was_empty = queue.waiting.is_empty();
+        let is_due = queue.waiting.is_empty() || queue.waiting.len() + 1 == ENOUGH;
         queue.waiting.push(Held { trace, bytes });
         (queue.bytes, queue.queued) = (queue.bytes + bytes, queue.queued + 1);
         let spent = [queue.spent.pop(), queue.spent.pop()];
         drop(queue);
-        if was_empty {
+        if is_due {
             self.wake.notify_one();
         }
         drop(spent);
@@ -278,7 +280,7 @@ impl Delivery {
                 && !queue.is_flushing
                 && !queue.waiting.is_empty()
                 && queue.bytes < MOST_WAITING_BYTES / 4
-                && queue.waiting.len() < MOST_WAITING / 4
+                && queue.waiting.len() < ENOUGH
         };
         let queue = self.lock();
         let (queue, _) = self
@@ -300,7 +302,7 @@ impl Delivery {
     }
 
     /// Swaps these for what is left of the ones before.
-    fn spend(&self, spent: &mut Vec<Box<Trace>>) {
+    fn spend(&self, spent: &mut Vec<Held>) {
         std::mem::swap(&mut self.lock().spent, spent);
     }
 

@@ -2,7 +2,7 @@
 
 use super::spool::append::{Appender, Flushed};
 use super::state::Reason;
-use super::{Delivery, Held, Outlet};
+use super::{Delivery, Outlet};
 use crate::telemetry::langfuse::{Destination, Trace, encode};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,15 +47,15 @@ impl Writer {
             let mut freed = 0;
             let settings = |outlet: &Outlet| outlet.settings.borrow().clone();
             let to: Vec<_> = self.writing.iter().map(|(outlet, _)| settings(outlet)).collect();
-            for Held { mut trace, bytes } in batch.drain(..) {
+            for mut held in batch.drain(..) {
                 for ((outlet, appender), to) in self.writing.iter_mut().zip(&to) {
-                    push((outlet, to), appender, &trace, finished_ms);
+                    push((outlet, to), appender, &held.trace, finished_ms);
                 }
-                if bytes <= SMALL && spent.len() < MOST_SPENT {
-                    trace.presented = None;
-                    spent.push(trace);
+                freed += held.bytes;
+                if held.bytes <= SMALL && spent.len() < MOST_SPENT {
+                    held.trace.presented = None;
+                    spent.push(held);
                 }
-                freed += bytes;
                 if freed >= FREED_AT_ONCE {
                     self.delivery.release(std::mem::take(&mut freed));
                 }

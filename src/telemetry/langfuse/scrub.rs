@@ -54,15 +54,29 @@ pub(super) fn quote(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// Words of eight bytes that are looked at before blocks are.
+const NEAR: usize = 2;
+
 /// Where the first byte stands that cannot be in a JSON string as it is.
 fn escaped(text: &[u8]) -> Option<usize> {
-    let (blocks, _) = text.as_chunks::<64>();
-    let plain = 64 * blocks.iter().take_while(|block| is_plain(block)).count();
+    let in_word = |word: &[u8; 8]| {
+        let found = marks(u64::from_le_bytes(*word));
+        (found != 0).then_some(found.trailing_zeros() as usize / 8)
+    };
+    // In JSON the next one is near, and to look at a block would be in vain.
+    let (words, _) = text.as_chunks::<8>();
+    for (number, word) in words.iter().take(NEAR).enumerate() {
+        if let Some(at) = in_word(word) {
+            return Some(number * 8 + at);
+        }
+    }
+    let near = words.len().min(NEAR) * 8;
+    let (blocks, _) = text.get(near..).unwrap_or_default().as_chunks::<64>();
+    let plain = near + 64 * blocks.iter().take_while(|block| is_plain(block)).count();
     let (words, rest) = text.get(plain..).unwrap_or_default().as_chunks::<8>();
     for (number, word) in words.iter().enumerate() {
-        let found = marks(u64::from_le_bytes(*word));
-        if found != 0 {
-            return Some(plain + number * 8 + found.trailing_zeros() as usize / 8);
+        if let Some(at) = in_word(word) {
+            return Some(plain + number * 8 + at);
         }
     }
     // The last eight are looked at once more, rather than each of what is left.
