@@ -39,7 +39,7 @@ impl MemberSpan {
         let is_blank = |char| matches!(char, ' ' | '\t' | '\n' | '\r');
         let behind = body.get(self.key.end..self.end).unwrap_or_default();
         let behind = behind.trim_start_matches(is_blank);
-        behind.strip_prefix(':').unwrap_or_default().trim_start_matches(is_blank)
+        behind.strip_prefix(':').unwrap_or_default().trim_matches(is_blank)
     }
 }
 

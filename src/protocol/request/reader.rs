@@ -58,7 +58,8 @@ impl<'a> Reader<'a> {
         let mut members = self.scan.enter_object(0)?;
         while let Some(member) = self.next(&mut members, None)? {
             self.member(&member)?;
-            if let Some(noted) = &mut noted {
+            // A body with a fault is refused, and may have any number of members.
+            if let Some(noted) = noted.as_mut().filter(|_| self.fault.is_none()) {
                 noted.push(self.scan.place(&member));
             }
         }
@@ -142,7 +143,9 @@ impl<'a> Reader<'a> {
             "plugins" => self.entries("plugins")?,
             _ => self.skip(1)?,
         }
-        if let Some(name) = OPTIONAL.iter().find(|name| **name == member.name) {
+        if self.fault.is_none()
+            && let Some(name) = OPTIONAL.iter().find(|name| **name == member.name)
+        {
             let place = self.scan.place(member);
             self.facts.optional.push(Optional { name, place });
         }

@@ -11,6 +11,14 @@ pub(super) fn chat(members: &str) -> String {
     format!(r#"{{{CHAT},"model":"m"{members}}}"#)
 }
 
+#[test]
+fn of_a_body_with_a_fault_no_more_is_noted() {
+    let body = format!(r#"{{"store":0,{}"model":"m"}}"#, r#""store":0,"#.repeat(10_000));
+    let mut members = Vec::new();
+    let read = read_noting(body.as_bytes(), Dialect::Chat, Some(&mut members));
+    assert!(read.is_err() && members.len() < 3, "{}", members.len());
+}
+
 pub(super) fn facts(body: &str) -> RequestFacts {
     read(body.as_bytes(), Dialect::Chat).unwrap_or_else(|fault| panic!("{body}: {fault:?}"))
 }

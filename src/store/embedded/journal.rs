@@ -49,6 +49,10 @@ pub(super) fn read_left(folder: &Path) -> io::Result<Left> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Left::default()),
         Err(error) => return Err(error),
     };
+    if bytes.iter().all(|byte| *byte == 0) {
+        // The power failed before it reached the disk.
+        return Ok(Left::default());
+    }
     let header = bytes.split_at_checked(16).and_then(|(header, rest)| {
         let (magic, generation) = header.split_at_checked(8)?;
         let generation = u64::from_le_bytes(generation.try_into().ok()?);
@@ -77,10 +81,11 @@ impl Journal {
         let new = folder.join("journal.new");
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
-        file.write_all_at(&bytes, 0)?;
         // A file that need not grow with each record costs a third less to write to. What lies behind the
-        // last one are zeros, of which no record is made, and take no room on the disk.
-        file.set_len(ROTATE.max(bytes.len() as u64)).ok();
+        // last one are zeros, of which no record is made, and take no room on the disk. Before there is
+        // anything in it: some file systems write that out first.
+        file.set_len(ROTATE).ok();
+        file.write_all_at(&bytes, 0)?;
         std::fs::rename(&new, path(folder))?;
         Ok(Self {
             folder: folder.to_owned(),

@@ -141,6 +141,15 @@ fn a_torn_tail_loses_only_what_was_never_acted_upon() {
 }
 
 #[test]
+fn a_journal_that_never_reached_the_disk_is_begun_anew() {
+    for zeros in [0, 7, 4_096] {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("journal"), vec![0; zeros]).unwrap();
+        assert_eq!(used(&open(folder.path())), 0, "{zeros}");
+    }
+}
+
+#[test]
 fn every_moment_of_a_long_run_recovers_to_what_was_spent() {
     let folder = TempDir::new().unwrap();
     let store = open(folder.path());

@@ -435,6 +435,22 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_another_process_is_forced_to_the_disk_too() {
+        let folder = TempDir::new().unwrap();
+        let owner = Delivery::new(Metrics::new("", ""));
+        owner.apply(&[destination(folder.path())]);
+        let delivery = Delivery::new(Metrics::new("", ""));
+        delivery.apply(&[destination(folder.path())]);
+        let spool = Arc::clone(&delivery.outlets.load()[0].spool);
+        delivery.hand_over(trace(""));
+        eventually("a trace that is written", || only(&delivery).backlog == 1);
+        assert_eq!(only(&delivery).state, "spool_in_use");
+        eventually("a disk that has it", || spool.unsynced() == 0);
+        delivery.close(Duration::from_secs(20));
+        owner.close(Duration::from_secs(20));
+    }
+
+    #[test]
     fn a_trace_that_comes_after_the_end_is_counted() {
         let folder = TempDir::new().unwrap();
         let delivery = Delivery::new(Metrics::new("", ""));

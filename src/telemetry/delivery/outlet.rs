@@ -37,10 +37,12 @@ impl Outlet {
         true
     }
 
-    /// Whether a trace has waited for so long; also where the clock was set back, and nobody knows.
+    /// Whether a trace has waited for so long; also where nobody knows: the clock was set back, or another
+    /// process delivers from this spool.
     pub(super) fn has_waited(&self, least: Duration, now: SystemTime) -> bool {
-        let oldest = oldest(&self.spool.holds());
-        oldest.is_some_and(|at| now.duration_since(at).map_or(true, |age| age >= least))
+        let holds = self.spool.holds();
+        let age = oldest(&holds).and_then(|at| now.duration_since(at).ok());
+        holds.records > 0 && age.is_none_or(|age| age >= least)
     }
 
     pub(super) fn status(&self, now: SystemTime) -> Status {

@@ -433,8 +433,10 @@ mod tests {
 
     /// A member in one of the ways that JSON may be written in.
     fn member() -> impl Strategy<Value = String> {
-        let name =
-            prop_oneof!["input|prompt|tools|metadata|user|top_p", r"[a-zé]{1,3}|in\\u0070ut|\\n"];
+        let name = prop_oneof![
+            "input|prompt|tools|metadata|user|top_p|max_tokens|store",
+            r"[a-zé]{1,3}|in\\u0070ut|\\n"
+        ];
         let blank = "[ \t\n]{0,2}";
         let value = prop_oneof![
             r#"-?[1-9]{1,3}(\.[0-9]{1,3})?|true|null|"[a-zé ,:}]{0,9}""#,

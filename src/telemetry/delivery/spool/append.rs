@@ -34,7 +34,6 @@ struct Active {
     file: Arc<File>,
     first: u64,
     bytes: u64,
-    is_unsynced: bool,
 }
 
 /// What a flush did.
@@ -227,9 +226,12 @@ impl Appender {
         let outcome = active.file.write_all_at(chunk, active.bytes).map(|()| place);
         if outcome.is_ok() {
             active.bytes += length as u64;
-            if !std::mem::replace(&mut active.is_unsynced, true) {
-                lock(&self.spool.unsynced).push(Arc::clone(&active.file));
+            // Only now: the syncer may have taken it for what was written before.
+            let mut unsynced = lock(&self.spool.unsynced);
+            if !unsynced.iter().any(|file| Arc::ptr_eq(file, &active.file)) {
+                unsynced.push(Arc::clone(&active.file));
             }
+            drop(unsynced);
             self.commit(&active, count as u64);
         }
         self.active = Some(active);
@@ -267,13 +269,10 @@ impl Appender {
 
     /// The segment to write to: the one so far, unless it is full or gone.
     fn active(&mut self, flushed: &mut Flushed) -> io::Result<Active> {
-        if let Some(mut active) = self.active.take() {
+        if let Some(active) = self.active.take() {
             let is_known = self.spool.lock_index().segments.contains_key(&active.first);
             let is_there = active.file.metadata().is_ok_and(|file| file.nlink() > 0);
             if is_known && is_there && active.bytes < self.spool.segment_bytes() {
-                // The syncer may have taken it meanwhile: then it is to be told anew.
-                let told = lock(&self.spool.unsynced);
-                active.is_unsynced = told.iter().any(|file| Arc::ptr_eq(file, &active.file));
                 return Ok(active);
             }
             self.seal(active, flushed)?;
@@ -291,7 +290,7 @@ impl Appender {
         let path = folder::open_path(&self.spool.folder, first);
         let segment = Segment { path, next: first, bytes: 0, is_growing: true };
         index.segments.insert(first, segment);
-        Ok(Active { file, first, bytes: 0, is_unsynced: false })
+        Ok(Active { file, first, bytes: 0 })
     }
 
     /// Nothing more comes into this segment; where that cannot be said it stays the active one.

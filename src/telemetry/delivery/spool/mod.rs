@@ -128,7 +128,8 @@ impl Spool {
         let position = folder::load_position(&self.folder);
         if !index.is_open {
             let highest = named.iter().map(|named| named.next.unwrap_or(named.first)).max();
-            index.next = highest.unwrap_or_default().max(position.upto());
+            // What is noted may have reached the disk without what was written, and no number twice.
+            index.next = highest.unwrap_or_default().max(position.end());
         }
         if lock.is_some() {
             for named in named {

@@ -96,6 +96,11 @@ impl Progress {
         self.upto
     }
 
+    /// One above the last record that is done with.
+    pub(super) fn end(&self) -> u64 {
+        self.done.0.last_key_value().map_or(self.upto, |(_, end)| *end)
+    }
+
     /// Whether this record is done with.
     pub(super) fn is_done(&self, number: u64) -> bool {
         number < self.upto || self.done.contains(number)

@@ -89,6 +89,29 @@ fn what_is_deleted_needs_no_disk_and_what_waits_does() {
 }
 
 #[test]
+fn no_number_is_used_twice_where_the_disk_kept_the_position_and_lost_the_records() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    for text in ["a", "b", "c"] {
+        process.write(text);
+    }
+    let mut cursor = process.cursor();
+    let lots: Vec<_> = (0..3).map(|_| cursor.take(1, 1 << 20).unwrap().unwrap()).collect();
+    // The second of two exports has ended, and not the first.
+    process.spool.settle(lots[1].from, lots[1].to).unwrap();
+    drop((process, cursor));
+    for path in segments(folder.path()) {
+        fs::remove_file(path).unwrap();
+    }
+    let mut process = Process::start(folder.path(), ROOMY);
+    for text in ["d", "e"] {
+        process.write(text);
+    }
+    let (texts, _) = deliver(&process, &mut process.cursor());
+    assert_eq!(texts, ["d", "e"]);
+}
+
+#[test]
 fn what_is_written_is_taken_once_and_then_gone() {
     let folder = TempDir::new().unwrap();
     let mut process = Process::start(folder.path(), ROOMY);
