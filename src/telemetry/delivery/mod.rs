@@ -8,6 +8,7 @@ mod check;
 mod exporter;
 mod http;
 mod outlet;
+mod queue;
 mod reply;
 pub mod spool;
 mod state;
@@ -22,6 +23,7 @@ use super::langfuse::{Destination, Trace};
 use super::metrics::Metrics;
 use arc_swap::ArcSwap;
 use outlet::Outlet;
+use queue::{Held, Queue};
 use spool::Spool;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -31,14 +33,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use writer::Writer;
 
-/// Bounds on traces not yet written: at a thousand calls a second, seconds of a disk that hangs.
-const MOST_WAITING: usize = 16_384;
-const MOST_WAITING_BYTES: usize = 16 << 20;
 /// How long the thread lets traces gather after the first one, well below the 200 ms after which a
 /// finished call must survive `kill -9`: each waking costs as much as a dozen traces.
 const GATHER: Duration = Duration::from_millis(40);
-/// So many need not wait for more: they and what becomes of them still fit into a core's cache.
-const ENOUGH: usize = 128;
 /// Between two rounds that force to the disk what has waited there for so long: what a power cut may cost,
 /// together. What is delivered before and deleted never needs the disk itself.
 const SYNC: Duration = Duration::from_millis(500);
@@ -62,31 +59,6 @@ pub struct Delivery {
     metrics: Arc<Metrics>,
 }
 
-#[derive(Default)]
-struct Queue {
-    waiting: Vec<Held>,
-    /// Small ones that are written. Memory is cheapest to free on the thread it was taken on, and then at
-    /// hand for the next call: so calls that end take these along.
-    spent: Vec<Held>,
-    /// Bytes held by what is not written yet.
-    bytes: usize,
-    /// Traces ever queued, and how many of them are written.
-    queued: u64,
-    written: u64,
-    /// Whether the thread runs.
-    is_running: bool,
-    is_flushing: bool,
-    /// No trace follows.
-    is_closed: bool,
-}
-
-/// A trace that waits. Under the lock a pointer is moved, not a record.
-struct Held {
-    trace: Box<Trace>,
-    /// What it was counted with: encoding lets go of the body, so that it is smaller afterwards.
-    bytes: usize,
-}
-
 impl Delivery {
     /// A delivery to nowhere, until [`Delivery::apply`].
     #[must_use]
@@ -108,20 +80,11 @@ impl Delivery {
         if self.outlets.load().is_empty() {
             return;
         }
-        let bytes = trace.bytes();
+        let held = Held { bytes: trace.bytes(), trace };
         let mut queue = self.lock();
-        let is_full =
-            queue.waiting.len() >= MOST_WAITING || queue.bytes + bytes > MOST_WAITING_BYTES;
-        if is_full || !queue.is_running || queue.is_closed {
-            drop(queue);
-            self.drop_one();
-            return;
-        }
-        let is_due = queue.waiting.is_empty() || queue.waiting.len() + 1 == ENOUGH;
-        queue.waiting.push(Held { trace, bytes });
-        (queue.bytes, queue.queued) = (queue.bytes + bytes, queue.queued + 1);
-        let spent = [queue.spent.pop(), queue.spent.pop()];
+        let put = queue.put(held);
         drop(queue);
+        let Ok((is_due, spent)) = put else { return self.drop_one() };
         if is_due {
             self.wake.notify_one();
         }
@@ -274,14 +237,8 @@ impl Delivery {
     /// Swaps the empty `batch` for the traces that wait; how many were ever queued, and whether
     /// none follows. Comes back after `at_most` in any case.
     fn take(&self, batch: &mut Vec<Held>, at_most: Duration) -> (u64, bool) {
-        let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closed;
-        let filling = |queue: &mut Queue| {
-            !queue.is_closed
-                && !queue.is_flushing
-                && !queue.waiting.is_empty()
-                && queue.bytes < MOST_WAITING_BYTES / 4
-                && queue.waiting.len() < ENOUGH
-        };
+        let idle = |queue: &mut Queue| queue.is_idle();
+        let filling = |queue: &mut Queue| queue.is_filling();
         let queue = self.lock();
         let (queue, _) = self
             .wake

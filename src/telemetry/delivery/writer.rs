@@ -3,7 +3,7 @@
 use super::spool::append::{Appender, Flushed};
 use super::state::Reason;
 use super::{Delivery, Outlet};
-use crate::telemetry::langfuse::{Destination, Trace, encode};
+use crate::telemetry::langfuse::{Destination, SMALL, Trace, encode};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,9 +17,8 @@ const WARN_EVERY: Duration = Duration::from_mins(1);
 /// Room in the queue is given back in steps of so many bytes: each takes the lock that requests take.
 const FREED_AT_ONCE: usize = 1 << 20;
 
-/// So many traces at most, of so many bytes at most, are left for calls to free.
+/// So many traces at most, all of them small, are left for calls to free.
 const MOST_SPENT: usize = 512;
-const SMALL: usize = 8 << 10;
 
 /// The thread behind a [`Delivery`].
 pub(super) struct Writer {

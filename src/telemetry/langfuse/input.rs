@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A body up to this size is kept, in bytes: to let go of it earlier would be no gain.
-const SMALL: usize = 8 << 10;
+pub const SMALL: usize = 8 << 10;
 /// Longest parameter in full, and all of them together, in bytes: a schema may be long.
 const MAX_PARAMETER: usize = 2_000;
 const MAX_PARAMETERS: usize = 16 << 10;

@@ -20,7 +20,7 @@ pub use cut::cut;
 pub use destination::{Destination, DestinationKind};
 pub use encode::encode;
 pub use envelope::envelope;
-pub use input::Input;
+pub use input::{Input, SMALL};
 pub use plan::Plan;
 pub use secrets::Secrets;
 pub use trace::{KeyTraits, Trace};
