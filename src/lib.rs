@@ -3,6 +3,7 @@
 pub mod error;
 pub mod glob;
 pub mod ids;
+pub mod locked;
 pub mod secret;
 pub mod units;
 

@@ -41,6 +41,15 @@ fn path(folder: &Path) -> PathBuf {
     folder.join("journal")
 }
 
+fn new_path(folder: &Path) -> PathBuf {
+    folder.join("journal.new")
+}
+
+/// Tells the disk what names the files of a folder go by.
+pub(super) fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
 /// Reads what an earlier process left, up to the first record that is not whole: that one was
 /// never acted upon.
 pub(super) fn read_left(folder: &Path) -> io::Result<Left> {
@@ -72,21 +81,22 @@ pub(super) fn read_left(folder: &Path) -> io::Result<Left> {
 }
 
 impl Journal {
-    /// Begins a journal that holds these records alone, in the place of the one before.
+    /// Begins a journal that holds these records alone, on the disk itself and beside the one
+    /// before, which [`Journal::replace`] puts it in the place of.
     pub(super) fn begin(folder: &Path, generation: u64, records: &[Record]) -> io::Result<Self> {
         let mut bytes = [&MAGIC[..], &generation.to_le_bytes()].concat();
         for record in records {
             record.write(&mut bytes);
         }
-        let new = folder.join("journal.new");
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(new_path(folder))?;
         // A file that need not grow with each record costs a third less to write to. What lies behind the
         // last one are zeros, of which no record is made, and take no room on the disk. Before there is
         // anything in it: some file systems write that out first.
         file.set_len(ROTATE).ok();
         file.write_all_at(&bytes, 0)?;
-        std::fs::rename(&new, path(folder))?;
+        file.sync_data()?;
         Ok(Self {
             folder: folder.to_owned(),
             file,
@@ -118,14 +128,16 @@ impl Journal {
         self.file.try_clone()
     }
 
-    /// Begins anew with the calls that run and what the ledger lacks: what came after `applied`, up to
-    /// where `running` has been kept.
-    pub(super) fn rotate(&mut self, applied: u64, running: &mut Running) -> io::Result<()> {
-        let lacking = read_from(&self.file, applied, self.end)?;
-        running.follow(&lacking);
-        let settled = lacking.into_iter().filter(|record| matches!(record, Record::Settled(_)));
-        let records: Vec<Record> = running.records().chain(settled).collect();
-        *self = Self::begin(&self.folder, self.generation + 1, &records)?;
+    /// Goes by the name of the journal from now on.
+    pub(super) fn replace(&self) -> io::Result<()> {
+        std::fs::rename(new_path(&self.folder), path(&self.folder))
+    }
+
+    /// Goes on in another journal, which holds what is worth keeping of this one up to `known`.
+    pub(super) fn rotate(&mut self, mut next: Self, known: u64) -> io::Result<()> {
+        next.append(&read_from(&self.file, known, self.end)?)?;
+        next.replace()?;
+        *self = next;
         Ok(())
     }
 }
@@ -145,7 +157,7 @@ impl Running {
         }
     }
 
-    fn records(&self) -> impl Iterator<Item = Record> {
+    pub(super) fn records(&self) -> impl Iterator<Item = Record> {
         self.0.values().cloned().map(Record::Reserved)
     }
 }

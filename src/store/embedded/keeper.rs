@@ -5,10 +5,11 @@ use super::journal::{self, HEADER, Journal, ROTATE, Running};
 use super::ledger::{Applied, Ledger};
 use super::record::{Record, Settled};
 use super::{Problem, Shared, lock};
+use crate::locked::Locked;
 use crate::protocol::usage::{CostSource, Usage};
 use std::collections::HashMap;
-use std::fs::{File, TryLockError};
-use std::io::{Read as _, Write as _};
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -34,7 +35,7 @@ struct Open {
     /// Kept here and not by those who write: their calls do not wait for it.
     running: Running,
     /// Held as long as the process lives, so that no other one uses the folder.
-    _lock: File,
+    _lock: Locked,
 }
 
 impl Keeper {
@@ -59,7 +60,8 @@ impl Keeper {
         // A new generation in any case: the ledger may know of more than a disk that lost power.
         let generation = left.generation.max(applied.generation) + 1;
         let journal = Journal::begin(&self.folder, generation, &unapplied)
-            .and_then(|journal| journal.handle()?.sync_data().map(|()| journal))
+            .and_then(|journal| journal.replace().map(|()| journal))
+            .and_then(|journal| journal::sync(&self.folder).map(|()| journal))
             .map_err(|error| failed(&error))?;
         let applied = Applied { generation, position: journal.end };
         ledger.apply(&unapplied, applied).map_err(|error| failed(&error))?;
@@ -69,29 +71,24 @@ impl Keeper {
         Ok(())
     }
 
-    fn lock(&self) -> Result<File, Problem> {
+    fn lock(&self) -> Result<Locked, Problem> {
         let path = self.folder.join("lock");
         let failed =
             |error: &std::io::Error| Problem::Failed(format!("{}: {error}", path.display()));
         let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(&path).map_err(|error| failed(&error))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut owner = String::new();
-                file.read_to_string(&mut owner).ok();
-                let owner = owner.trim();
-                return Err(Problem::InUse(format!(
-                    "{}: process {owner} uses this folder; give every gateway a `store.path` of \
-                     its own, or share one store with `store.kind: redis`",
-                    self.folder.display()
-                )));
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(&error)),
-        }
+        options.write(true).create(true).truncate(false);
+        let file = options.open(&path).map_err(|error| failed(&error))?;
+        let Some(file) = Locked::take(file).map_err(|error| failed(&error))? else {
+            let owner = std::fs::read_to_string(&path).unwrap_or_default();
+            let owner = owner.trim();
+            return Err(Problem::InUse(format!(
+                "{}: process {owner} uses this folder; give every gateway a `store.path` of its \
+                 own, or share one store with `store.kind: redis`",
+                self.folder.display()
+            )));
+        };
         file.set_len(0).map_err(|error| failed(&error))?;
-        writeln!(file, "{}", std::process::id()).map_err(|error| failed(&error))?;
+        writeln!(&*file, "{}", std::process::id()).map_err(|error| failed(&error))?;
         Ok(file)
     }
 
@@ -124,7 +121,7 @@ impl Keeper {
     fn beat(&mut self) {
         let worked = match &mut self.open {
             None => self.open(SystemTime::now()).map_err(|problem| problem.to_string()),
-            Some(open) => open.beat(&self.shared),
+            Some(open) => open.beat(&self.folder, &self.shared),
         };
         match worked {
             Ok(()) if self.is_troubled => {
@@ -152,7 +149,7 @@ impl Keeper {
 impl Open {
     /// Carries what is new in the journal into the ledger, tells the disk, and begins the journal
     /// anew where it has grown long.
-    fn beat(&mut self, shared: &Shared) -> Result<(), String> {
+    fn beat(&mut self, folder: &Path, shared: &Shared) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         shared.catch_up();
         let desk = lock(&shared.desk);
@@ -177,12 +174,16 @@ impl Open {
         }
         // What the journal forgets must be on the disk itself.
         self.ledger.persist().map_err(|error| text(&error))?;
+        let generation = self.applied.generation + 1;
+        let running: Vec<Record> = self.running.records().collect();
+        let next = Journal::begin(folder, generation, &running).map_err(|error| text(&error))?;
         let mut desk = lock(&shared.desk);
         let Some(journal) = &mut desk.journal else { return Ok(()) };
-        journal.rotate(self.applied.position, &mut self.running).map_err(|error| text(&error))?;
+        journal.rotate(next, end).map_err(|error| text(&error))?;
         // The ledger still names the old generation: until its next turn all of this is new to it.
         self.applied = Applied { generation: journal.generation, position: HEADER };
-        Ok(())
+        drop(desk);
+        journal::sync(folder).map_err(|error| text(&error))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::protocol::usage::{CostSource, Usage};
 use crate::store::{Budget, CallId, Day, Dimension, Entry, NanoUsd, Period};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -242,6 +242,30 @@ fn two_processes_do_not_share_a_folder() {
     let Some(Problem::InUse(text)) = problem else { panic!("{problem:?}") };
     assert!(text.contains(&std::process::id().to_string()), "{text}");
     assert!(matches!(second.admit(&account(9), &ask(1, 1), moment()), Verdict::Unavailable));
+}
+
+/// Between its birth and its program a child holds whatever files its parent has open.
+#[test]
+fn a_child_that_is_just_born_keeps_no_folder() {
+    let folder = TempDir::new().unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let problems = (0..100).filter_map(|_| {
+            let (store, problem) = Embedded::open(folder.path(), SystemTime::now());
+            store.close();
+            problem
+        });
+        let problems: Vec<_> = problems.collect();
+        is_over.store(true, Ordering::SeqCst);
+        assert_eq!(problems, []);
+    });
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 use super::recent::MOST_RECENT;
 use super::record::{self, BLANK};
 use super::{LEAP, Segment, Spool, folder, lock};
+use crate::locked::Locked;
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub struct Appender {
 }
 
 struct Active {
-    file: Arc<File>,
+    file: Arc<Locked>,
     first: u64,
     bytes: u64,
 }

@@ -9,7 +9,8 @@
 
 use super::progress::Progress;
 use super::record::{self, Step};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use crate::locked::Locked;
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -71,26 +72,16 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Named>> {
 }
 
 /// The right to deliver from this folder, for as long as the file is kept; `None` while another
-/// process has it. The kernel gives it back whichever way a process ends.
-pub(super) fn lock(folder: &Path) -> io::Result<Option<File>> {
+/// process has it.
+pub(super) fn lock(folder: &Path) -> io::Result<Option<Locked>> {
     let path = folder.join("lock");
-    let file = options().create(true).write(true).truncate(false).open(path)?;
-    try_lock(&file).map(|locked| locked.then_some(file))
-}
-
-fn try_lock(file: &File) -> io::Result<bool> {
-    match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+    Locked::take(options().create(true).write(true).truncate(false).open(path)?)
 }
 
 /// A new segment, locked by its writer so that nobody takes it for a dead one's.
-pub(super) fn begin(folder: &Path, first: u64) -> io::Result<File> {
+pub(super) fn begin(folder: &Path, first: u64) -> io::Result<Locked> {
     let file = options().create_new(true).write(true).open(open_path(folder, first))?;
-    file.try_lock().map_err(io::Error::from)?;
-    Ok(file)
+    Locked::take(file)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
 }
 
 fn options() -> OpenOptions {
@@ -112,12 +103,9 @@ pub(super) fn take_over(folder: &Path, named: &Named) -> io::Result<Option<Named
     if named.next.is_some() {
         return Ok(Some(named.clone()));
     }
-    let mut file = File::open(&named.path)?;
-    if !try_lock(&file)? {
-        return Ok(None);
-    }
+    let Some(file) = Locked::take(File::open(&named.path)?)? else { return Ok(None) };
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    (&*file).read_to_end(&mut bytes)?;
     match last_number(&bytes) {
         Some(last) if last >= named.first => {
             let next = last.saturating_add(1);

@@ -12,6 +12,7 @@ pub mod record;
 #[cfg(test)]
 mod tests;
 
+use crate::locked::Locked;
 use ages::Ages;
 use progress::Progress;
 use recent::Recent;
@@ -42,7 +43,7 @@ pub struct Spool {
     /// There is something to read, or the right to deliver has come.
     grown: Notify,
     /// Written and not yet forced to the disk.
-    unsynced: Mutex<Vec<Arc<File>>>,
+    unsynced: Mutex<Vec<Arc<Locked>>>,
 }
 
 #[derive(Default)]
@@ -57,7 +58,7 @@ struct Index {
     /// Number of the next record.
     next: u64,
     /// Held while this process may deliver.
-    lock: Option<File>,
+    lock: Option<Locked>,
     is_open: bool,
 }
 
@@ -242,7 +243,7 @@ impl Spool {
 
     /// Lets go of what was written and is deleted already: it needs no disk.
     pub fn forget_deleted(&self) {
-        let is_there = |file: &Arc<File>| file.metadata().is_ok_and(|file| file.nlink() > 0);
+        let is_there = |file: &Arc<Locked>| file.metadata().is_ok_and(|file| file.nlink() > 0);
         lock(&self.unsynced).retain(is_there);
     }
 
