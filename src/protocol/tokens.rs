@@ -40,6 +40,8 @@ const TOKEN: u64 = 64;
 /// or fewer are a token.
 const LONGEST_WORD: u64 = 24;
 const PARTS_OF_NO_WORD: u64 = 50;
+/// Characters counted together: where a word ends among any so many, none is too long.
+const BLOCK: u64 = LONGEST_WORD / 2;
 
 /// A running count.
 #[derive(Debug, Clone, Copy)]
@@ -91,27 +93,6 @@ impl Class {
             0xe0..=0xef => Self::Three,
             0xf0..=0xff => Self::Four,
             _ => Self::Sign,
-        }
-    }
-
-    /// An ASCII character of this class.
-    const fn example(self) -> Option<u8> {
-        match self {
-            Self::Space => Some(b' '),
-            Self::LineEnd => Some(b'\n'),
-            Self::Lower => Some(b'a'),
-            Self::Upper => Some(b'A'),
-            Self::Digit => Some(b'0'),
-            Self::Sign => Some(b'.'),
-            Self::Nothing
-            | Self::Western
-            | Self::Greek
-            | Self::Cyrillic
-            | Self::Arabic
-            | Self::OtherTwo
-            | Self::Three
-            | Self::Four
-            | Self::Rest => None,
         }
     }
 
@@ -182,21 +163,19 @@ const PARTS: [u32; 256] = {
 
 /// Above the parts of some characters: how many of them end a word.
 const BREAK: u32 = 1 << 12;
+/// Above that: how many pairs are not of ASCII.
+const WIDE: u32 = 1 << 16;
 
-/// The high bit of each of eight bytes.
-const NOT_ASCII: u64 = u64::from_le_bytes([0x80; 8]);
-
-/// The same by two ASCII characters as they stand in memory, the first one the lower byte: text is read
-/// without a look at each character's class. Of its 64 KiB a language uses a few cache lines.
+/// The same by two characters as they stand in memory, the first one the lower byte: text is read without
+/// a look at each character's class. Of its 256 KiB a language uses a few cache lines.
 #[expect(clippy::indexing_slicing, reason = "at compile time, within bounds")]
-#[expect(clippy::cast_possible_truncation, reason = "below 2 * BREAK")]
-static PAIRS: [u16; 1 << 15] = {
-    let mut pairs = [0; 1 << 15];
+static PAIRS: [u32; 1 << 16] = {
+    let mut pairs = [WIDE; 1 << 16];
     let mut pair = 0;
     while pair < pairs.len() {
         let (first, second) = (pair & 0xff, pair >> 8);
-        if first < 0x80 {
-            pairs[pair] = PARTS[(CLASSES[first] as usize) << 4 | CLASSES[second] as usize] as u16;
+        if first < 0x80 && second < 0x80 {
+            pairs[pair] = PARTS[(CLASSES[first] as usize) << 4 | CLASSES[second] as usize];
         }
         pair += 1;
     }
@@ -206,67 +185,58 @@ static PAIRS: [u16; 1 << 15] = {
 impl Tally {
     /// Counts on; a text may come in pieces.
     ///
-    /// Eight characters at a time where they are ASCII and a word ends among them, as hardly any eight
-    /// in a prompt do not: with a look at pairs alone, at a few instructions a byte.
+    /// By pairs, at a few instructions a byte, wherever it is ASCII and no long word, as hardly any part
+    /// of a prompt is not; else a byte at a time.
     pub fn text(&mut self, text: &[u8]) {
-        if text.len() < 8 {
-            return text.iter().for_each(|byte| self.byte(*byte));
-        }
-        let (eights, rest) = text.as_chunks::<8>();
-        let mut before = self.last.example();
-        // Whether `self.word` is behind: it is no longer than eight then.
-        let mut is_behind = false;
-        for (number, eight) in eights.iter().enumerate() {
-            let characters = u64::from_le_bytes(*eight);
-            if let Some(last) = before
-                && characters & NOT_ASCII == 0
-                && (is_behind || self.word + 8 <= LONGEST_WORD)
-                && let parts = parts_of(last, characters)
-                && parts >= BREAK
-            {
-                self.parts += u64::from(parts % BREAK);
-                before = eight.last().copied();
-                is_behind = true;
-                continue;
+        let (mut at, mut step) = (0, 1);
+        while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+            for byte in rest.iter().take(step) {
+                self.byte(*byte);
             }
-            self.catch_up(text, number * 8, is_behind);
-            self.eight(*eight);
-            before = self.last.example();
-            is_behind = false;
-        }
-        self.catch_up(text, eights.len() * 8, is_behind);
-        for byte in rest {
-            self.byte(*byte);
+            at = text.len().min(at + step);
+            at += self.pairs(text.get(at - 1..).unwrap_or_default());
+            step = 8;
         }
     }
 
-    /// Brings what is known of the last character and its word up to this place of the text.
-    fn catch_up(&mut self, text: &[u8], place: usize, is_behind: bool) {
-        let before = text.get(..place).filter(|_| is_behind).unwrap_or_default();
-        if let Some(last) = before.last() {
-            self.last = class(*last);
-            let of_word = |byte: &&u8| class(**byte).is_of_word();
-            self.word = before.iter().rev().take_while(of_word).count() as u64;
+    /// Counts what comes behind the first byte of a text, as far as pairs tell all; how many bytes.
+    fn pairs(&mut self, text: &[u8]) -> usize {
+        let (mut rest, mut parts) = (text, 0);
+        // No shorter than the word so far.
+        let mut word = self.word;
+        while word + BLOCK <= LONGEST_WORD {
+            let block = rest.first_chunk::<{ BLOCK as usize + 1 }>();
+            let now: u32 = match block {
+                Some(block) => block.array_windows().map(pair).sum(),
+                None => rest.array_windows().map(pair).sum(),
+            };
+            if now >= WIDE {
+                break;
+            }
+            parts += u64::from(now % BREAK);
+            word = if now < BREAK { word + BLOCK } else { BLOCK - 1 };
+            rest = rest.get(BLOCK as usize..).unwrap_or_default();
+            if block.is_none() {
+                break;
+            }
         }
+        let counted = text.len() - 1 - rest.len().saturating_sub(1);
+        self.parts += parts;
+        self.catch_up(text.get(1..=counted).unwrap_or_default());
+        counted
     }
 
-    /// Counts eight bytes that are not all ASCII, or among which no word ends.
-    #[inline(never)]
-    fn eight(&mut self, eight: [u8; 8]) {
-        if let Some(last) = self.last.example()
-            && eight.is_ascii()
-            && self.word + 8 <= LONGEST_WORD
-            && let parts = parts_of(last, u64::from_le_bytes(eight))
-            && parts < BREAK
-        {
-            self.parts += u64::from(parts);
-            self.word += 8;
-            self.last = eight.last().map_or(self.last, |last| class(*last));
-            return;
+    /// Brings what is known of the last character and its word to the end of bytes that are counted.
+    fn catch_up(&mut self, counted: &[u8]) {
+        let Some(last) = counted.last() else { return };
+        self.last = class(*last);
+        for (word, byte) in (0..).zip(counted.iter().rev()) {
+            if !class(*byte).is_of_word() {
+                self.word = word;
+                return;
+            }
         }
-        for byte in eight {
-            self.byte(byte);
-        }
+        self.word += counted.len() as u64;
     }
 
     /// Counts the first byte of a character.
@@ -302,11 +272,10 @@ fn parts(last: Class, class: Class) -> u32 {
     PARTS.get(usize::from((last as u8) << 4 | class as u8)).copied().unwrap_or(0)
 }
 
-/// What eight ASCII characters cost together after this one, the first one in the lowest byte.
-fn parts_of(last: u8, eight: u64) -> u32 {
-    let pair = |pair: u64| PAIRS.get((pair & 0x7fff) as usize).map_or(0, |parts| u32::from(*parts));
-    let first = pair(eight << 8 | u64::from(last));
-    (0..7).fold(first, |sum, number| sum + pair(eight >> (8 * number)))
+/// What a character costs behind another.
+fn pair(pair: &[u8; 2]) -> u32 {
+    let pair = u16::from_le_bytes(*pair);
+    PAIRS.get(usize::from(pair)).copied().unwrap_or(WIDE)
 }
 
 /// Tokens of one text.
