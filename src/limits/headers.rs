@@ -2,6 +2,7 @@
 
 use crate::store::{Meter, Standing};
 use http::{HeaderName, HeaderValue};
+use std::io::{Cursor, Write as _};
 use std::time::Duration;
 
 static REQUESTS: [HeaderName; 3] = [
@@ -20,38 +21,50 @@ pub fn headers(standing: &Standing, mut add: impl FnMut(HeaderName, HeaderValue)
     for (names, meter) in [(&REQUESTS, standing.requests), (&TOKENS, standing.tokens)] {
         let Some(Meter { limit, remaining, reset }) = meter else { continue };
         let [limit_name, remaining_name, reset_name] = names;
-        add(limit_name.clone(), HeaderValue::from(limit));
-        add(remaining_name.clone(), HeaderValue::from(remaining));
-        if let Ok(reset) = HeaderValue::try_from(span(reset)) {
-            add(reset_name.clone(), reset);
-        }
+        let mut digits = itoa::Buffer::new();
+        let mut add = |name: &HeaderName, text: &str| {
+            // As long as it is: a number as it comes has room behind it, which costs a second piece of
+            // memory. Digits and letters cannot be refused.
+            if let Ok(value) = HeaderValue::from_str(text) {
+                add(name.clone(), value);
+            }
+        };
+        add(limit_name, digits.format(limit));
+        add(remaining_name, digits.format(remaining));
+        add(reset_name, span(reset, &mut [0; SPAN]));
     }
 }
 
+/// Room for any span: 20 digits of minutes, 2 of seconds, 3 of milliseconds and the signs between.
+const SPAN: usize = 32;
+
 /// A duration as `OpenAI` writes it: `0s`, `20ms`, `1.25s`, `6m0s`. Rounded up, so that who waits so
-/// long has waited long enough. Written for every call: without the formatter.
-fn span(span: Duration) -> String {
+/// long has waited long enough. Written for every call: without the formatter, into the caller's room.
+fn span(span: Duration, room: &mut [u8; SPAN]) -> &str {
     let ms = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     let mut digits = itoa::Buffer::new();
+    let mut text = Cursor::new(&mut room[..]);
+    // There is room for all of it.
+    let mut put = |part: &str| drop(text.write_all(part.as_bytes()));
     if ms > 0 && ms < 1_000 {
-        return [digits.format(ms), "ms"].concat();
+        put(digits.format(ms));
+        put("ms");
+    } else {
+        let (minutes, seconds, rest) = (ms / 60_000, ms / 1_000 % 60, ms % 1_000);
+        if minutes > 0 {
+            put(digits.format(minutes));
+            put("m");
+        }
+        put(digits.format(seconds));
+        if rest > 0 {
+            // Its digits with the zeros before them.
+            put(".");
+            put(digits.format(1_000 + rest).get(1..).unwrap_or_default().trim_end_matches('0'));
+        }
+        put("s");
     }
-    let (minutes, seconds, rest) = (ms / 60_000, ms / 1_000 % 60, ms % 1_000);
-    let mut text = String::with_capacity(16);
-    if minutes > 0 {
-        text.push_str(digits.format(minutes));
-        text.push('m');
-    }
-    text.push_str(digits.format(seconds));
-    if rest > 0 {
-        // Its digits with the zeros before them.
-        text.push('.');
-        text.push_str(
-            digits.format(1_000 + rest).get(1..).unwrap_or_default().trim_end_matches('0'),
-        );
-    }
-    text.push('s');
-    text
+    let length = usize::try_from(text.position()).unwrap_or_default();
+    room.get(..length).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -72,7 +85,8 @@ mod tests {
             (360_000.0, "6m0s"),
             (61_500.0, "1m1.5s"),
         ] {
-            assert_eq!(span(Duration::from_secs_f64(ms / 1_000.0)), text, "{ms}");
+            let span = Duration::from_secs_f64(ms / 1_000.0);
+            assert_eq!(super::span(span, &mut [0; SPAN]), text, "{ms}");
         }
     }
 
@@ -91,5 +105,6 @@ mod tests {
         ];
         assert_eq!(told, expected);
         headers(&Standing::default(), |name, _| panic!("{name}"));
+        assert_eq!(span(Duration::MAX, &mut [0; SPAN]), "307445734561825m51.615s");
     }
 }

@@ -46,36 +46,41 @@ pub struct Estimate {
 /// The estimate for a body of valid JSON.
 #[must_use]
 pub fn estimate(body: &[u8]) -> Estimate {
-    let mut text = Tally::default();
+    let (mut text, mut strings) = (Tally::default(), 0);
     let mut fixed = ALWAYS;
-    let mut rest = body;
+    // What is not counted yet, and of that, what is not looked at yet.
+    let (mut uncounted, mut rest) = (body, body);
     // The last string outside of which nothing but a colon has come: a member's name.
     let mut name: &[u8] = b"";
     while let Some(start) = quote(rest) {
-        let (between, quoted) = rest.split_at(start);
-        text.text(between);
-        let (inner, has_escapes) = string(quoted.get(1..).unwrap_or_default());
-        rest = quoted.get(inner.len() + 2..).unwrap_or_default();
-        if rest.trim_ascii_start().first() == Some(&b':') {
+        let quoted = rest.get(start + 1..).unwrap_or_default();
+        let (inner, has_escapes) = string(quoted);
+        strings += 1;
+        rest = quoted.get(inner.len() + 1..).unwrap_or_default();
+        let is_name = rest.trim_ascii_start().first() == Some(&b':');
+        let media = if is_name { None } else { media(name, inner) };
+        if is_name {
             name = inner;
-            if inner == b"tools" {
-                fixed += TOOLS;
-            }
-            json_text(&mut text, inner, has_escapes);
-            continue;
-        }
-        if name == b"file_id" {
+            fixed += if name == b"tools" { TOOLS } else { 0 };
+        } else if name == b"file_id" {
             // As long as what is behind a link; and a text, should a model read it as one.
             fixed += LINKED;
         }
-        match media(name, inner) {
-            None => json_text(&mut text, inner, has_escapes),
+        if media.is_some() || has_escapes {
+            let before = uncounted.len() - quoted.len();
+            text.text(uncounted.get(..before).unwrap_or_default());
+            uncounted = quoted.get(inner.len()..).unwrap_or_default();
+        }
+        match media {
+            None if has_escapes => json_text(&mut text, inner),
+            None => {}
             Some(Media::Image) => fixed += IMAGE,
             Some(Media::Link) => fixed += LINKED,
             Some(Media::Other { bytes }) => fixed += bytes.div_ceil(BYTES_A_TOKEN),
         }
     }
-    text.text(rest);
+    text.text(uncounted);
+    text.forget_quotes(2 * strings);
     let tokens = text.tokens();
     let likely = fixed.saturating_add(tokens);
     Estimate { likely, most: likely.saturating_add(tokens / 4) }
@@ -111,10 +116,7 @@ fn string(text: &[u8]) -> (&[u8], bool) {
 }
 
 /// Counts the text of a JSON string, its escapes read.
-fn json_text(tally: &mut Tally, mut inner: &[u8], has_escapes: bool) {
-    if !has_escapes {
-        return tally.text(inner);
-    }
+fn json_text(tally: &mut Tally, mut inner: &[u8]) {
     while let Some(at) = memchr::memchr(b'\\', inner) {
         let (before, escape) = inner.split_at(at);
         tally.text(before);

@@ -38,10 +38,10 @@ const TOKEN: u64 = 64;
 
 /// A word without an end is none, but a number, a hash or an encoded file: of those two characters
 /// or fewer are a token.
-const LONGEST_WORD: u64 = 24;
+const LONGEST_WORD: usize = 24;
 const PARTS_OF_NO_WORD: u64 = 50;
 /// Characters counted together: where a word ends among any so many, none is too long.
-const BLOCK: u64 = LONGEST_WORD / 2;
+const BLOCK: usize = LONGEST_WORD / 2;
 
 /// A running count.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +49,7 @@ pub struct Tally {
     parts: u64,
     last: Class,
     /// Letters and digits since anything else.
-    word: u64,
+    word: usize,
 }
 
 impl Default for Tally {
@@ -205,17 +205,17 @@ impl Tally {
         // No shorter than the word so far.
         let mut word = self.word;
         while word + BLOCK <= LONGEST_WORD {
-            let block = rest.first_chunk::<{ BLOCK as usize + 1 }>();
+            let block = rest.first_chunk::<{ BLOCK + 1 }>();
             let now: u32 = match block {
-                Some(block) => block.array_windows().map(pair).sum(),
-                None => rest.array_windows().map(pair).sum(),
+                Some(block) => block.array_windows().copied().map(pair).sum(),
+                None => rest.array_windows().copied().map(pair).sum(),
             };
             if now >= WIDE {
                 break;
             }
             parts += u64::from(now % BREAK);
             word = if now < BREAK { word + BLOCK } else { BLOCK - 1 };
-            rest = rest.get(BLOCK as usize..).unwrap_or_default();
+            rest = rest.get(BLOCK..).unwrap_or_default();
             if block.is_none() {
                 break;
             }
@@ -236,7 +236,7 @@ impl Tally {
                 return;
             }
         }
-        self.word += counted.len() as u64;
+        self.word += counted.len();
     }
 
     /// Counts the first byte of a character.
@@ -250,6 +250,13 @@ impl Tally {
         let cost = u64::from(parts(self.last, class) % BREAK);
         self.parts += if is_too_long { PARTS_OF_NO_WORD } else { cost };
         self.last = class;
+    }
+
+    /// Takes back what so many of the quotes cost that JSON has around its strings: they are no text. They
+    /// end a word as the sign does that stands outside of them.
+    pub const fn forget_quotes(&mut self, quotes: u64) {
+        let each = Class::Sign.parts_after(Class::Sign) as u64;
+        self.parts = self.parts.saturating_sub(quotes * each);
     }
 
     /// Adds what another text counted.
@@ -273,8 +280,8 @@ fn parts(last: Class, class: Class) -> u32 {
 }
 
 /// What a character costs behind another.
-fn pair(pair: &[u8; 2]) -> u32 {
-    let pair = u16::from_le_bytes(*pair);
+fn pair(pair: [u8; 2]) -> u32 {
+    let pair = u16::from_le_bytes(pair);
     PAIRS.get(usize::from(pair)).copied().unwrap_or(WIDE)
 }
 
@@ -301,7 +308,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn eight_bytes_at_once_and_pieces_count_like_bytes(
+        fn pairs_and_pieces_count_like_bytes(
             pieces in prop::collection::vec(
                 prop_oneof!["[a-zA-Z0-9]{0,40}", "[ a-z]{0,30}", "[a-zé漢😀 \n\"]{0,30}", ".{0,30}"],
                 0..12,

@@ -84,20 +84,19 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
     let fallbacks = routes.get(call.route).map_or(&[][..], |route| &route.fallback_models);
     let may_use = |model: &&str| ctx.caller.as_ref().is_some_and(|c| c.models.matches(model));
     let fallbacks = fallbacks.iter().map(String::as_str).filter(may_use);
-    let named: Vec<&str> = facts.names().chain(fallbacks).collect();
+    let named = || facts.names().chain(fallbacks.clone());
     let output = match call.dialect {
         Dialect::Embeddings => 0,
         Dialect::Chat | Dialect::Completions | Dialect::Responses | Dialect::Messages => {
-            let of = |model: &&str| {
-                facts.max_output_tokens.or_else(|| models.get(model)?.max_output_tokens)
-            };
             // Whichever of them answers may write as much as the one that may write most.
-            let longest = named.iter().map(|model| of(model).unwrap_or(default)).max();
-            longest.unwrap_or(default).saturating_mul(facts.choices.max(1))
+            let of = |model| models.get(model).and_then(|model| model.max_output_tokens);
+            let longest = || named().map(|model| of(model).unwrap_or(default)).max();
+            let longest = facts.max_output_tokens.or_else(longest).unwrap_or(default);
+            longest.saturating_mul(facts.choices.max(1))
         }
     };
     let cap = output.saturating_add(slack(call, output));
-    let worst = |model: &&str| {
+    let worst = |model: &str| {
         let input = if facts.is_continued {
             // What is kept upstream is a part of the prompt, and no longer than the model can read.
             prompt.most.max(models.get(model)?.context_length?)
@@ -107,8 +106,9 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
         let rates = pricing.may_apply(model)?;
         rates.iter().map(|rates| rates.worst(input, output)).max()
     };
-    let all: Option<Vec<NanoUsd>> = named.iter().map(worst).collect();
-    Weight { prompt, output, cap, worst: all.and_then(|all| all.into_iter().max()) }
+    // The dearest of them; of which one is not known, none is.
+    let worst = named().map(worst).reduce(|one, other| Some(one?.max(other?))).flatten();
+    Weight { prompt, output, cap, worst }
 }
 
 /// How far beyond the maximum that its caller names a stream may go before it is cut. Upstreams hold to

@@ -54,7 +54,7 @@ impl Record {
         match self {
             Self::Reserved(Reserved { call, day, amount, key, model }) => {
                 out.push(b'R');
-                numbers(out, &[call.0, day.0.cast_unsigned(), amount.0]);
+                numbers(out, [call.0, day.0.cast_unsigned(), amount.0]);
                 texts(out, &[key, model]);
             }
             Self::Settled(settled) => {
@@ -64,15 +64,15 @@ impl Record {
                 let Usage { input, cached_input, output, reasoning, .. } = settled.usage;
                 let Settled { call, day, cost, .. } = settled;
                 let day = day.0.cast_unsigned();
-                numbers(out, &[call.0, day, cost.0, input, cached_input, output, reasoning]);
+                numbers(out, [call.0, day, cost.0, input, cached_input, output, reasoning]);
                 texts(out, &[&settled.key, &settled.model, &settled.upstream]);
             }
         }
         let payload = out.get(start + HEAD..).unwrap_or_default();
-        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
-        let sum = crc32fast::hash(payload).to_le_bytes();
-        for (place, byte) in out.iter_mut().skip(start).zip(length.into_iter().chain(sum)) {
-            *place = byte;
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let head = u64::from(crc32fast::hash(payload)) << 32 | u64::from(length);
+        if let Some(place) = out.get_mut(start..start + HEAD) {
+            place.copy_from_slice(&head.to_le_bytes());
         }
     }
 
@@ -149,10 +149,8 @@ fn source(code: u8) -> Option<CostSource> {
     SOURCES.get(usize::from(code)).copied()
 }
 
-fn numbers(out: &mut Vec<u8>, numbers: &[u64]) {
-    for number in numbers {
-        out.extend_from_slice(&number.to_le_bytes());
-    }
+fn numbers<const N: usize>(out: &mut Vec<u8>, numbers: [u64; N]) {
+    out.extend_from_slice(numbers.map(u64::to_le_bytes).as_flattened());
 }
 
 fn texts(out: &mut Vec<u8>, texts: &[&str]) {
