@@ -19,10 +19,8 @@ const BYTES_A_TOKEN: u64 = 5;
 const TOOLS: u64 = 400;
 /// What is added to every request.
 const ALWAYS: u64 = 16;
-/// Bytes looked at one after the other before a search begins, which takes longer to begin than they do:
-/// between two strings, and of a string.
-const NEAR: usize = 4;
-const NAME: usize = 12;
+/// Bytes of a string that are looked at before it is searched.
+const NAME: usize = 16;
 /// A shorter value of a media field is a name or a number, and counted as text.
 const SHORTEST_MEDIA: usize = 64;
 
@@ -88,31 +86,54 @@ pub fn estimate(body: &[u8]) -> Estimate {
 
 /// Where the next quote is: mostly behind a colon or a comma.
 fn quote(text: &[u8]) -> Option<usize> {
-    let near = text.iter().take(NEAR).position(|byte| *byte == b'"');
-    near.or_else(|| Some(NEAR + memchr::memchr(b'"', text.get(NEAR..)?)?))
+    let mut skipped = 0;
+    if let Some(near) = text.first_chunk::<8>() {
+        if let Some(at) = first_byte(equal(*near, b'"')) {
+            return Some(at);
+        }
+        skipped = near.len();
+    }
+    Some(skipped + memchr::memchr(b'"', text.get(skipped..)?)?)
 }
 
 /// What a string holds, up to its closing quote, and whether there are escapes in it.
 fn string(text: &[u8]) -> (&[u8], bool) {
-    let is_sign = |byte: &u8| matches!(byte, b'"' | b'\\');
-    // Most strings are names.
-    let mut at = match text.iter().take(NAME).position(is_sign) {
-        Some(at) if text.get(at) == Some(&b'"') => {
-            return (text.get(..at).unwrap_or_default(), false);
+    // Most strings are names, and a search takes longer to begin than to look at these.
+    let (words, _) = text.get(..NAME).unwrap_or_default().as_chunks::<8>();
+    let mut at = 0;
+    for word in words {
+        match first_byte(equal(*word, b'"') | equal(*word, b'\\')) {
+            Some(found) => {
+                at += found;
+                break;
+            }
+            None => at += word.len(),
         }
-        Some(at) => at,
-        None => NAME,
-    };
-    let mut has_escapes = false;
-    while let Some(found) = text.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
-        at += found;
-        if text.get(at) == Some(&b'"') {
-            return (text.get(..at).unwrap_or_default(), has_escapes);
-        }
-        has_escapes = true;
-        at += 2;
     }
-    (text, has_escapes)
+    let mut has_escapes = false;
+    loop {
+        match text.get(at) {
+            Some(b'"') => return (text.get(..at).unwrap_or_default(), has_escapes),
+            Some(b'\\') => (has_escapes, at) = (true, at + 2),
+            Some(_) | None => {}
+        }
+        match text.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+            Some(found) => at += found,
+            None => return (text, has_escapes),
+        }
+    }
+}
+
+/// The high bit of each of eight bytes that is this ASCII character, and perhaps of some that come behind
+/// the first one that is.
+const fn equal(bytes: [u8; 8], wanted: u8) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    let differing = u64::from_le_bytes(bytes) ^ (ONES * wanted as u64);
+    differing.wrapping_sub(ONES) & !differing & (ONES << 7)
+}
+
+const fn first_byte(marks: u64) -> Option<usize> {
+    if marks == 0 { None } else { Some(marks.trailing_zeros() as usize / 8) }
 }
 
 /// Counts the text of a JSON string, its escapes read.
@@ -179,7 +200,7 @@ const fn other(value: &[u8]) -> Media {
 mod tests {
     use super::*;
     use crate::protocol::tokens::of_text;
-    use proptest::prelude::{any, prop_assert, proptest};
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
     use serde_json::json;
 
     fn tokens(body: &[u8]) -> u64 {
@@ -251,6 +272,21 @@ mod tests {
             let mark = "The supplier shall deliver within thirty days. ".repeat(4);
             let body = json!({ name: [text], "content": mark });
             prop_assert!(estimate(&body) >= of_text(&mark));
+        }
+
+        #[test]
+        fn strings_end_where_the_first_quote_is_that_no_escape_takes(
+            text in "[a\"\\\\é]{0,12}[a-d]{0,20}[a\"\\\\ ]{0,12}",
+        ) {
+            let text = text.as_bytes();
+            prop_assert_eq!(quote(text), text.iter().position(|byte| *byte == b'"'));
+            let (mut end, mut has_escapes) = (0, false);
+            while end < text.len() && text[end] != b'"' {
+                let is_escape = text[end] == b'\\';
+                has_escapes |= is_escape;
+                end += if is_escape { 2 } else { 1 };
+            }
+            prop_assert_eq!(string(text), (&text[..end.min(text.len())], has_escapes));
         }
 
         #[test]

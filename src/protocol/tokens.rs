@@ -162,20 +162,21 @@ const PARTS: [u32; 256] = {
 };
 
 /// Above the parts of some characters: how many of them end a word.
-const BREAK: u32 = 1 << 12;
+const BREAK: u32 = 1 << 10;
 /// Above that: how many pairs are not of ASCII.
-const WIDE: u32 = 1 << 16;
+const WIDE: u32 = 1 << 15;
 
 /// The same by two characters as they stand in memory, the first one the lower byte: text is read without
-/// a look at each character's class. Of its 256 KiB a language uses a few cache lines.
+/// a look at each character's class. Of its 128 KiB a language uses a few cache lines.
 #[expect(clippy::indexing_slicing, reason = "at compile time, within bounds")]
-static PAIRS: [u32; 1 << 16] = {
-    let mut pairs = [WIDE; 1 << 16];
+#[expect(clippy::cast_possible_truncation, reason = "at most WIDE")]
+static PAIRS: [u16; 1 << 16] = {
+    let mut pairs = [WIDE as u16; 1 << 16];
     let mut pair = 0;
     while pair < pairs.len() {
         let (first, second) = (pair & 0xff, pair >> 8);
         if first < 0x80 && second < 0x80 {
-            pairs[pair] = PARTS[(CLASSES[first] as usize) << 4 | CLASSES[second] as usize];
+            pairs[pair] = PARTS[(CLASSES[first] as usize) << 4 | CLASSES[second] as usize] as u16;
         }
         pair += 1;
     }
@@ -282,7 +283,7 @@ fn parts(last: Class, class: Class) -> u32 {
 /// What a character costs behind another.
 fn pair(pair: [u8; 2]) -> u32 {
     let pair = u16::from_le_bytes(pair);
-    PAIRS.get(usize::from(pair)).copied().unwrap_or(WIDE)
+    PAIRS.get(usize::from(pair)).map_or(WIDE, |parts| u32::from(*parts))
 }
 
 /// Tokens of one text.
