@@ -44,6 +44,8 @@ impl Aim {
 enum Figure {
     /// The lowest of the rounds, times a scale: what was measured, where in its figures.
     Lowest(&'static str, &'static str, f64),
+    /// Of many turns, the mean of the middle half.
+    Middle(&'static str, &'static str),
     /// The highest of the rounds.
     Highest(&'static str, &'static str),
     /// What a gateway adds to the same call sent to the origin directly, times a scale.
@@ -55,14 +57,14 @@ enum Figure {
 /// The rows in order: work, unit, aim, figure.
 const ROWS: &[(&str, &str, Aim, Figure)] = {
     use Aim::{Ceiling, Extra, Factor, Share};
-    use Figure::{Highest, Kept, Lowest, OverDirect};
+    use Figure::{Highest, Kept, Lowest, Middle, OverDirect};
     const CALL: &str = "/cpu_us_per_call";
     const CHUNK: &str = "/cpu_us_per_chunk";
     &[
         ("CPU of a 1 KB chat call, core full", "µs", Factor(1.2), Lowest("cpu_call", CALL, 1.0)),
-        ("CPU of one of 5,000 a second", "µs", Factor(1.2), Lowest("steady", CALL, 1.0)),
+        ("CPU of one of 5,000 a second", "µs", Factor(1.2), Middle("turn", CALL)),
         ("calls a second on one core", "", Share(0.85), Highest("cpu_call", "/calls_per_second")),
-        ("CPU of a paced chunk", "µs", Factor(1.1), Lowest("cpu_paced", CHUNK, 1.0)),
+        ("CPU of a paced chunk", "µs", Factor(1.1), Middle("turn_paced", CHUNK)),
         ("CPU of a chunk in a burst", "µs", Factor(1.1), Lowest("cpu_burst", CHUNK, 1.0)),
         ("latency over direct, p50", "µs", Extra(40.0), OverDirect("call", "/p50_us", 1.0)),
         ("latency over direct, p99", "µs", Extra(100.0), OverDirect("call", "/p99_us", 1.0)),
@@ -86,17 +88,94 @@ const ROWS: &[(&str, &str, Aim, Figure)] = {
     ]
 };
 
-/// What tracing may add, encoding, spool and export included: work, unit, most, figure.
-const TRACING: &[(&str, &str, f64, Figure)] = {
-    use Figure::Lowest;
+/// What something may add to a gateway without it. Encoding, spool and export are a part of tracing, the
+/// store's own thread of limits.
+struct Added {
+    who: &'static str,
+    work: &'static str,
+    unit: &'static str,
+    most: f64,
+    /// What was measured, where in its figures.
+    figure: (&'static str, &'static str),
+}
+
+const ADDED: &[Added] = {
+    const fn added(
+        (who, work): (&'static str, &'static str),
+        (most, unit): (f64, &'static str),
+        figure: (&'static str, &'static str),
+    ) -> Added {
+        Added { who, work, unit, most, figure }
+    }
+    const CALL: (&str, &str) = ("turn", "/cpu_us_per_call");
+    const P50: (&str, &str) = ("turn_call", "/p50_us");
+    const P99: (&str, &str) = ("turn_call", "/p99_us");
     &[
-        ("CPU of a 1 KB chat call", "µs", 10.0, Lowest("steady", "/cpu_us_per_call", 1.0)),
-        ("CPU of a paced chunk", "µs", 1.0, Lowest("cpu_paced", "/cpu_us_per_chunk", 1.0)),
-        ("CPU of a chunk in a burst", "µs", 1.0, Lowest("cpu_burst", "/cpu_us_per_chunk", 1.0)),
-        ("latency, p50", "µs", 20.0, Lowest("call", "/p50_us", 1.0)),
-        ("memory of an open stream", "KiB", 8.0, Lowest("memory", "/kib_per_stream", 1.0)),
+        added(("limited", "all limits: CPU of a 1 KB chat call"), (5.0, "µs"), CALL),
+        added(("crowded", "100,000 keys: CPU of a call"), (1.0, "µs"), CALL),
+        added(("shared", "limits in Redis: latency, p50"), (1000.0, "µs"), P50),
+        added(("shared", "limits in Redis: latency, p99"), (1000.0, "µs"), P99),
+        added(("traced", "tracing: CPU of a 1 KB chat call"), (10.0, "µs"), CALL),
+        added(
+            ("traced", "tracing: CPU of a paced chunk"),
+            (1.0, "µs"),
+            ("turn_paced", "/cpu_us_per_chunk"),
+        ),
+        added(
+            ("traced", "tracing: CPU of a chunk in a burst"),
+            (1.0, "µs"),
+            ("cpu_burst", "/cpu_us_per_chunk"),
+        ),
+        added(("traced", "tracing: latency, p50"), (20.0, "µs"), P50),
+        added(
+            ("traced", "tracing: memory of an open stream"),
+            (8.0, "KiB"),
+            ("memory", "/kib_per_stream"),
+        ),
+        added(("away", "Langfuse away: latency, p50"), (20.0, "µs"), P50),
+        added(("away", "Langfuse away: latency, p99"), (50.0, "µs"), P99),
     ]
 };
+/// Fewer turns say nothing of how far off their mean may be.
+const ENOUGH_TURNS: usize = 8;
+
+/// The mean of the middle half of some figures, and its standard error where there are enough of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Middle {
+    mean: f64,
+    error: Option<f64>,
+}
+
+impl Middle {
+    /// `None` of nothing. The error is a trimmed mean's: by the spread of the figures with each quarter at
+    /// the ends drawn in to the nearest of the middle.
+    fn of(mut figures: Vec<f64>) -> Option<Self> {
+        figures.sort_by(f64::total_cmp);
+        let cut = figures.len() / 4;
+        let middle = figures.get(cut..figures.len() - cut)?;
+        let (first, last) = (*middle.first()?, *middle.last()?);
+        let (all, kept) = (figures.len() as f64, middle.len() as f64);
+        let mean = middle.iter().sum::<f64>() / kept;
+        let drawn_in = || figures.iter().map(|figure| figure.clamp(first, last));
+        let centre = drawn_in().sum::<f64>() / all;
+        let variance =
+            drawn_in().map(|figure| (figure - centre).powi(2)).sum::<f64>() / (all - 1.0);
+        let error = variance.sqrt() * all.sqrt() / kept;
+        Some(Self { mean, error: (figures.len() >= ENOUGH_TURNS).then_some(error) })
+    }
+
+    /// Whether it is at most this, as far as it can be told: by two standard errors.
+    fn is_at_most(self, most: f64) -> &'static str {
+        let error = 2.0 * self.error.unwrap_or_default();
+        if self.mean + error <= most {
+            "yes"
+        } else if self.mean - error > most {
+            "no"
+        } else {
+            "not shown"
+        }
+    }
+}
 
 fn show(figure: Option<f64>, unit: &str) -> String {
     let text = match figure {
@@ -138,6 +217,12 @@ impl Results {
         self.all(who, what, path).reduce(f64::max)
     }
 
+    /// What a gateway takes more than another one in the same turn.
+    fn more(&self, who: &str, than: &str, (what, path): (&str, &str)) -> Option<Middle> {
+        let pairs = self.all(who, what, path).zip(self.all(than, what, path));
+        Middle::of(pairs.map(|(who, than)| who - than).collect())
+    }
+
     /// What a gateway adds to the same call sent to the origin directly.
     fn over_direct(&self, who: &str, what: &str, path: &str) -> Option<f64> {
         Some(self.lowest(who, what, path)? - self.lowest("direct", what, path)?)
@@ -147,6 +232,9 @@ impl Results {
     fn figure(&self, who: &str, figure: Figure) -> Option<f64> {
         match figure {
             Figure::Lowest(what, path, scale) => Some(self.lowest(who, what, path)? * scale),
+            Figure::Middle(what, path) => {
+                Middle::of(self.all(who, what, path).collect()).map(|middle| middle.mean)
+            }
             Figure::Highest(what, path) => self.highest(who, what, path),
             Figure::OverDirect(what, path, scale) => {
                 Some(self.over_direct(who, what, path)? * scale)
@@ -178,70 +266,35 @@ impl Results {
             // Writing to a `String` cannot fail.
             let _ = writeln!(out, "| {work} | {bare} | {cirque} | {ratio} | {aim} | {met} |");
         }
-        out + &self.limits() + &self.elsewhere() + &self.caveat() + &self.tracing()
+        out + &self.caveat() + &self.added() + &self.keys()
     }
 
-    /// What tracing adds, in a table of its own; nothing where it was not measured.
-    fn tracing(&self) -> String {
+    /// What limits and traces add, in a table of their own; nothing where it was not measured.
+    fn added(&self) -> String {
         let mut out = String::new();
-        for (work, unit, most, figure) in TRACING {
-            let pair = self.figure("cirque", *figure).zip(self.figure("traced", *figure));
-            let Some((without, with)) = pair else { continue };
-            let met = if with - without <= *most { "yes" } else { "no" };
-            let adds = show(Some(with - without), unit);
-            let (without, with) = (show(Some(without), unit), show(Some(with), unit));
+        for Added { who, work, unit, most, figure } in ADDED {
+            let Some(more) = self.more(who, "cirque", *figure) else { continue };
+            let error = more.error.map(|error| format!(" ± {error:.1}")).unwrap_or_default();
+            let (adds, met) = (more.mean, more.is_at_most(*most));
             // Writing to a `String` cannot fail.
             let _ = writeln!(
                 out,
-                "| {work} | {without} | {with} | {adds} | at most {most} {unit} | {met} |"
+                "| {work} | {adds:.1}{error} {unit} | at most {most} {unit} | {met} |"
             );
         }
         if out.is_empty() {
             return out;
         }
-        let head =
-            "| work | Cirque | with Langfuse | adds | aim | met |\n|---|--:|--:|--:|---|---|\n";
-        format!("\n{head}{out}")
+        format!("\n| what is on | adds | aim | met |\n|---|--:|---|---|\n{out}")
     }
 
-    /// What limits and many keys cost, beside the same gateway without them.
-    fn limits(&self) -> String {
-        let cpu = |who| self.lowest(who, "steady", "/cpu_us_per_call");
-        let (Some(without), Some(limited), Some(crowded), Some(start)) = (
-            cpu("cirque"),
-            cpu("limited"),
-            cpu("crowded"),
-            self.lowest("crowded", "start", "/ready_ms"),
-        ) else {
-            return String::new();
+    /// How long many keys take to be read.
+    fn keys(&self) -> String {
+        let start = self.lowest("crowded", "start", "/ready_ms");
+        let told = |ms| {
+            format!("\n100,000 keys: first answer after {ms:.0} ms (aim: at most 1,000 ms).\n")
         };
-        let (more, keys) = (limited - without, crowded - without);
-        format!(
-            "\nAll limits on: {limited:.1} µs a call, {more:.1} µs more than without (aim: at most 5 \
-             µs). 100,000 keys: first answer after {start:.0} ms (aim: at most 1,000 ms), {keys:.1} µs \
-             a call more than with one.\n"
-        )
-    }
-
-    /// What a call waits longer for a Redis that decides, and for a Langfuse that does not answer.
-    fn elsewhere(&self) -> String {
-        let added = |who, path| {
-            Some(self.lowest(who, "call", path)? - self.lowest("cirque", "call", path)?)
-        };
-        let mut out = String::new();
-        for (who, what, aim) in [
-            ("shared", "Limits and budget in Redis", "1,000 µs"),
-            ("away", "Langfuse away", "nothing that can be told from noise"),
-        ] {
-            if let (Some(p50), Some(p99)) = (added(who, "/p50_us"), added(who, "/p99_us")) {
-                // Writing to a `String` cannot fail.
-                let _ = writeln!(
-                    out,
-                    "\n{what}: a call takes {p50:.0} µs more at p50, {p99:.0} µs at p99 (aim: {aim})."
-                );
-            }
-        }
-        out
+        start.map(told).unwrap_or_default()
     }
 
     /// A gateway that was not saturated says nothing about calls a second.
@@ -256,5 +309,35 @@ impl Results {
         }
         let idle = idle.join(", ");
         format!("\nThe generator, not the gateway, was the limit of calls a second: {idle}.\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_that_of_each_turn_and_says_how_sure_it_is() {
+        let mut lines = String::new();
+        for turn in 0..16 {
+            // The machine is slower by the turn, and once something else runs.
+            let (base, more) = (60 + turn, if turn == 3 { 90 } else { 4 + turn % 2 });
+            for (who, cpu) in [("cirque", base), ("limited", base + more)] {
+                let _ = writeln!(
+                    lines,
+                    r#"{{"who":"{who}","what":"turn","figures":{{"cpu_us_per_call":{cpu}}}}}"#
+                );
+            }
+        }
+        let results = Results::parse(&lines).unwrap();
+        let more = results.more("limited", "cirque", ("turn", "/cpu_us_per_call")).unwrap();
+        assert!((4.0..=5.0).contains(&more.mean), "{more:?}");
+        assert!(more.error.is_some_and(|error| (0.1..0.5).contains(&error)), "{more:?}");
+        assert_eq!(
+            (more.is_at_most(5.6), more.is_at_most(4.6), more.is_at_most(3.0)),
+            ("yes", "not shown", "no")
+        );
+        assert_eq!(results.more("traced", "cirque", ("turn", "/cpu_us_per_call")), None);
+        assert!(results.table().contains("| all limits: CPU of a 1 KB chat call | 4."));
     }
 }
