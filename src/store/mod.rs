@@ -18,7 +18,7 @@ pub use window::{MINUTE, Ticket, Window};
 use crate::protocol::usage::{CostSource, Usage};
 use embedded::Embedded;
 use redis::Redis;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 /// A moment on both clocks.
@@ -117,6 +117,8 @@ pub struct Hold {
     /// The day it was admitted on, to which its cost belongs.
     pub day: Day,
     pub(crate) counted: seat::Counted,
+    /// Where it was counted, so that its end need not look for it again; `None` where that is elsewhere.
+    pub(crate) seat: Option<Arc<Mutex<Seat>>>,
 }
 
 /// How a rate or concurrency limit stands.

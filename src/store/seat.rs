@@ -59,6 +59,7 @@ impl Seat {
             reserved,
             day: reservation.day,
             counted: Counted { tokens, reservation: Some(reservation) },
+            seat: None,
         })
     }
 

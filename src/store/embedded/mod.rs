@@ -13,6 +13,7 @@ use inbox::Inbox;
 use journal::Journal;
 use keeper::Keeper;
 use record::{Record, Reserved, Settled};
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
@@ -90,7 +91,7 @@ impl Embedded {
         let admitted = counters.admit(account, ask, now);
         let standing = counters.standing(account, now);
         drop(counters);
-        let hold = match admitted {
+        let mut hold = match admitted {
             Ok(hold) => hold,
             Err(refusal) => return Verdict::Refused { refusal, standing },
         };
@@ -107,6 +108,7 @@ impl Embedded {
                 return Verdict::Unavailable;
             }
         }
+        hold.seat = Some(seat);
         Verdict::Admitted(Grant { standing, hold })
     }
 
@@ -118,7 +120,8 @@ impl Embedded {
         settlement: &Settlement,
         now: Moment,
     ) -> Option<Funds> {
-        let seat = self.shared.seat(&account.key);
+        let look_up = || self.shared.seat(&account.key);
+        let seat = hold.seat.as_ref().map_or_else(|| Cow::Owned(look_up()), Cow::Borrowed);
         let mut counters = lock(&seat);
         counters.settle(hold, settlement.tokens, settlement.cost, now);
         let funds = counters.funds(account, now.wall);

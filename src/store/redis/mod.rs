@@ -287,7 +287,7 @@ const fn is_limited(account: &Account) -> bool {
 
 fn hold(ask: &Ask, reserved: NanoUsd, now: Moment) -> Hold {
     let (call, tokens, day) = (ask.call, ask.tokens, Day::of(now.wall));
-    Hold { call, tokens, reserved, day, counted: Counted::default() }
+    Hold { call, tokens, reserved, day, counted: Counted::default(), seat: None }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

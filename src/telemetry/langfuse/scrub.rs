@@ -29,62 +29,66 @@ pub(super) struct Scrub<'o, 'p> {
     pub(super) place: Place<'p>,
 }
 
-/// Writes a text as a JSON string: eight bytes at a time, since traces are mostly text.
+/// Writes a text as a JSON string.
 pub(super) fn quote(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    let mut rest = text.as_bytes();
-    while let Some((plain, [byte, after @ ..])) =
-        escaped(rest).and_then(|at| rest.split_at_checked(at))
-    {
-        out.extend_from_slice(plain);
-        out.push(b'\\');
-        match byte {
-            b'\n' => out.push(b'n'),
-            b'\r' => out.push(b'r'),
-            b'\t' => out.push(b't'),
-            0x08 => out.push(b'b'),
-            0x0c => out.push(b'f'),
-            // Writing into memory does not fail.
-            0..0x20 => drop(write!(out, "u{byte:04x}")),
-            _ => out.push(*byte),
-        }
-        rest = after;
-    }
-    out.extend_from_slice(rest);
+    quote_inside(out, text);
     out.push(b'"');
 }
 
-/// Words of eight bytes that are looked at before blocks are.
-const NEAR: usize = 2;
-
-/// Where the first byte stands that cannot be in a JSON string as it is.
-fn escaped(text: &[u8]) -> Option<usize> {
-    let in_word = |word: &[u8; 8]| {
-        let found = marks(u64::from_le_bytes(*word));
-        (found != 0).then_some(found.trailing_zeros() as usize / 8)
-    };
-    // In JSON the next one is near, and to look at a block would be in vain.
-    let (words, _) = text.as_chunks::<8>();
-    for (number, word) in words.iter().take(NEAR).enumerate() {
-        if let Some(at) = in_word(word) {
-            return Some(number * 8 + at);
+/// The same without the quotes around it: a block, a word, or a byte at a time, since traces are mostly text
+/// and JSON, where there is nothing to escape for long, or much.
+pub(super) fn quote_inside(out: &mut Vec<u8>, text: &str) {
+    let text = text.as_bytes();
+    out.reserve(text.len());
+    let (blocks, rest) = text.as_chunks::<64>();
+    for block in blocks {
+        if is_plain(block) {
+            out.extend_from_slice(block);
+        } else {
+            let (words, _) = block.as_chunks::<8>();
+            for word in words {
+                quote_word(out, *word);
+            }
         }
     }
-    let near = words.len().min(NEAR) * 8;
-    let (blocks, _) = text.get(near..).unwrap_or_default().as_chunks::<64>();
-    let plain = near + 64 * blocks.iter().take_while(|block| is_plain(block)).count();
-    let (words, rest) = text.get(plain..).unwrap_or_default().as_chunks::<8>();
-    for (number, word) in words.iter().enumerate() {
-        if let Some(at) = in_word(word) {
-            return Some(plain + number * 8 + at);
-        }
+    let (words, rest) = rest.as_chunks::<8>();
+    for word in words {
+        quote_word(out, *word);
     }
     // The last eight are looked at once more, rather than each of what is left.
     if text.last_chunk().is_some_and(|last| marks(u64::from_le_bytes(*last)) == 0) {
-        return None;
+        out.extend_from_slice(rest);
+    } else {
+        for byte in rest {
+            quote_byte(out, *byte);
+        }
     }
-    let at = rest.iter().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\'))?;
-    Some(plain + words.len() * 8 + at)
+}
+
+fn quote_word(out: &mut Vec<u8>, word: [u8; 8]) {
+    if marks(u64::from_le_bytes(word)) == 0 {
+        out.extend_from_slice(&word);
+    } else {
+        for byte in word {
+            quote_byte(out, byte);
+        }
+    }
+}
+
+fn quote_byte(out: &mut Vec<u8>, byte: u8) {
+    let short = match byte {
+        b'"' | b'\\' => byte,
+        0x20.. => return out.push(byte),
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        0x08 => b'b',
+        0x0c => b'f',
+        // Writing into memory does not fail.
+        0..0x20 => return drop(write!(out, "\\u{byte:04x}")),
+    };
+    out.extend_from_slice(&[b'\\', short]);
 }
 
 /// Whether a block can be in a JSON string as it is; without a branch, so that it takes a handful of

@@ -1,7 +1,7 @@
 //! One span as OTLP's JSON, written piece by piece: every text that goes in passes one place, which
 //! can strike keys out.
 
-use super::scrub::quote;
+use super::scrub::quote_inside;
 use super::secrets::Striker;
 use crate::ids::{SpanId, TraceId};
 use crate::protocol::tap::MAX_WORD;
@@ -14,14 +14,22 @@ const SHORT_CHARS: usize = 200;
 /// Longest text that is no input and no output, in characters.
 const TEXT_CHARS: usize = 2_000;
 
-/// The name of an attribute, a word of our own, as it stands in JSON up to the kind of its value.
+/// The name of an attribute, a word of our own, as it stands in JSON.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Key(pub(super) &'static str);
+pub(super) struct Key {
+    /// Up to the kind of its value.
+    pub(super) any: &'static str,
+    /// Up to the first character of a text.
+    pub(super) text: &'static str,
+}
 
 /// A [`Key`] from its name, put together at compile time: a span has some thirty of them.
 macro_rules! key {
     ($name:literal) => {
-        $crate::telemetry::langfuse::span::Key(concat!(",{\"key\":\"", $name, "\",\"value\":{\""))
+        $crate::telemetry::langfuse::span::Key {
+            any: concat!(",{\"key\":\"", $name, "\",\"value\":{\""),
+            text: concat!(",{\"key\":\"", $name, "\",\"value\":{\"stringValue\":\""),
+        }
     };
 }
 pub(super) use key;
@@ -127,10 +135,9 @@ impl<'o, 's> Span<'o, 's> {
         if text.is_empty() {
             return;
         }
-        self.key(key);
-        self.raw(br#"stringValue":"#);
-        self.value(text, chars);
-        self.raw(b"}}");
+        self.key(key.text);
+        self.inside(text, chars);
+        self.raw(br#""}}"#);
     }
 
     /// A short text under a name that is the caller's own word.
@@ -145,7 +152,7 @@ impl<'o, 's> Span<'o, 's> {
 
     /// A list of short texts.
     pub(super) fn list<'t>(&mut self, key: Key, texts: impl Iterator<Item = &'t str>) {
-        self.key(key);
+        self.key(key.any);
         self.raw(br#"arrayValue":{"values":["#);
         for (nth, text) in texts.enumerate() {
             self.raw(if nth == 0 { br#"{"stringValue":"# } else { br#",{"stringValue":"# });
@@ -157,7 +164,7 @@ impl<'o, 's> Span<'o, 's> {
 
     /// A whole number; OTLP writes those as text.
     pub(super) fn whole(&mut self, key: Key, number: u64) {
-        self.key(key);
+        self.key(key.any);
         self.raw(br#"intValue":""#);
         self.digits(number);
         self.raw(br#""}}"#);
@@ -179,8 +186,8 @@ impl<'o, 's> Span<'o, 's> {
         members: impl Iterator<Item = (&'n str, N)>,
         write: impl Fn(&mut Self, N),
     ) {
-        self.key(key);
-        self.raw(br#"stringValue":"{"#);
+        self.key(key.text);
+        self.raw(b"{");
         for (nth, (name, number)) in members.enumerate() {
             self.raw(if nth == 0 { br#"\""# } else { br#",\""# });
             self.raw(name.as_bytes());
@@ -192,7 +199,7 @@ impl<'o, 's> Span<'o, 's> {
 
     /// A number.
     pub(super) fn number(&mut self, key: Key, number: f64) {
-        self.key(key);
+        self.key(key.any);
         self.raw(br#"doubleValue":"#);
         self.float(if number.is_finite() { number } else { 0.0 });
         self.raw(b"}}");
@@ -200,29 +207,34 @@ impl<'o, 's> Span<'o, 's> {
 
     /// True or false.
     pub(super) fn flag(&mut self, key: Key, flag: bool) {
-        self.key(key);
+        self.key(key.any);
         self.raw(if flag { br#"boolValue":true}}"# } else { br#"boolValue":false}}"# });
     }
 
-    /// A JSON string. Keys are struck out of its inside alone, never of the JSON around it, which one
-    /// that is called `stringValue` would break.
+    /// A JSON string.
     fn value(&mut self, text: &str, chars: usize) {
-        let start = self.out.len() + 1;
+        self.raw(b"\"");
+        self.inside(text, chars);
+        self.raw(b"\"");
+    }
+
+    /// The inside of a JSON string. Keys are struck out of it alone, never of the JSON around it, which one
+    /// that is called `stringValue` would break.
+    fn inside(&mut self, text: &str, chars: usize) {
+        let start = self.out.len();
         if text.len() <= chars {
-            quote(self.out, text);
+            quote_inside(self.out, text);
         } else {
             // Most that are cut here were a tap's words, which have a bound, too.
             let text = self.striker.uncut(text, MAX_WORD);
-            quote(self.out, &self.striker.clamp(&text, chars));
+            quote_inside(self.out, &self.striker.clamp(&text, chars));
         }
         if self.strike == Strike::Each {
-            self.out.pop();
             self.striker.strike_quoted(self.out, start);
-            self.out.push(b'"');
         }
     }
 
-    fn key(&mut self, Key(json): Key) {
+    fn key(&mut self, json: &'static str) {
         let without_comma = usize::from(std::mem::take(&mut self.is_first));
         self.raw(json.as_bytes().get(without_comma..).unwrap_or_default());
     }
