@@ -1,6 +1,7 @@
 //! The results of a run as a Markdown table beside the aims of the design.
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// The lines of a run: who was measured, at what, with which figures.
@@ -124,7 +125,7 @@ const ADDED: &[Added] = {
         added(
             ("traced", "tracing: CPU of a chunk in a burst"),
             (1.0, "µs"),
-            ("cpu_burst", "/cpu_us_per_chunk"),
+            ("set_burst", "/cpu_us_per_chunk"),
         ),
         added(("traced", "tracing: latency, p50"), (20.0, "µs"), P50),
         added(
@@ -136,45 +137,46 @@ const ADDED: &[Added] = {
         added(("away", "Langfuse away: latency, p99"), (50.0, "µs"), P99),
     ]
 };
-/// Fewer turns say nothing of how far off their mean may be.
-const ENOUGH_TURNS: usize = 8;
-
-/// The mean of the middle half of some figures, and its standard error where there are enough of them.
+/// A mean, and how far off it may be: with 95 % certainty, by Student's distribution.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Middle {
+struct Mean {
     mean: f64,
+    /// `None` of a single figure.
     error: Option<f64>,
 }
 
-impl Middle {
-    /// `None` of nothing. The error is a trimmed mean's: by the spread of the figures with each quarter at
-    /// the ends drawn in to the nearest of the middle.
-    fn of(mut figures: Vec<f64>) -> Option<Self> {
-        figures.sort_by(f64::total_cmp);
-        let cut = figures.len() / 4;
-        let middle = figures.get(cut..figures.len() - cut)?;
-        let (first, last) = (*middle.first()?, *middle.last()?);
-        let (all, kept) = (figures.len() as f64, middle.len() as f64);
-        let mean = middle.iter().sum::<f64>() / kept;
-        let drawn_in = || figures.iter().map(|figure| figure.clamp(first, last));
-        let centre = drawn_in().sum::<f64>() / all;
-        let variance =
-            drawn_in().map(|figure| (figure - centre).powi(2)).sum::<f64>() / (all - 1.0);
-        let error = variance.sqrt() * all.sqrt() / kept;
-        Some(Self { mean, error: (figures.len() >= ENOUGH_TURNS).then_some(error) })
+/// Student's factors for two figures, three, and so on.
+const STUDENT: [f64; 9] = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26];
+
+impl Mean {
+    /// Of figures that have nothing to do with each other; `None` of nothing.
+    fn of(figures: &[f64]) -> Option<Self> {
+        let last = figures.len().checked_sub(1)?;
+        let count = figures.len() as f64;
+        let mean = figures.iter().sum::<f64>() / count;
+        let square = |figure: &f64| (figure - mean).powi(2);
+        let variance = figures.iter().map(square).sum::<f64>() / (count - 1.0);
+        let factor = last.checked_sub(1).map(|place| STUDENT.get(place).copied().unwrap_or(2.26));
+        Some(Self { mean, error: factor.map(|factor| factor * (variance / count).sqrt()) })
     }
 
-    /// Whether it is at most this, as far as it can be told: by two standard errors.
+    /// Whether it is at most this, as far as that can be told.
     fn is_at_most(self, most: f64) -> &'static str {
-        let error = 2.0 * self.error.unwrap_or_default();
-        if self.mean + error <= most {
-            "yes"
-        } else if self.mean - error > most {
-            "no"
-        } else {
-            "not shown"
+        match self.error {
+            None if self.mean <= most => "yes, once",
+            Some(error) if self.mean + error <= most => "yes",
+            Some(error) if self.mean - error <= most => "not shown",
+            None | Some(_) => "no",
         }
     }
+}
+
+/// The mean of the middle half: a turn in which something else ran counts no more than another one.
+fn middle(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    let cut = figures.len() / 4;
+    let middle = figures.get(cut..figures.len() - cut).filter(|middle| !middle.is_empty())?;
+    Some(middle.iter().sum::<f64>() / middle.len() as f64)
 }
 
 fn show(figure: Option<f64>, unit: &str) -> String {
@@ -217,10 +219,27 @@ impl Results {
         self.all(who, what, path).reduce(f64::max)
     }
 
-    /// What a gateway takes more than another one in the same turn.
-    fn more(&self, who: &str, than: &str, (what, path): (&str, &str)) -> Option<Middle> {
-        let pairs = self.all(who, what, path).zip(self.all(than, what, path));
-        Middle::of(pairs.map(|(who, than)| who - than).collect())
+    /// What a gateway takes more than another one in the same turn. Turns of one set of processes are
+    /// alike; how far off it may be is told by the sets.
+    fn more(&self, who: &str, than: &str, (what, path): (&str, &str)) -> Option<Mean> {
+        let sets: BTreeSet<_> = self.0.iter().filter_map(|line| line["set"].as_u64()).collect();
+        let of_set = |set: &u64| {
+            let of = |who| self.of_set(*set, who, what, path);
+            middle(of(who).zip(of(than)).map(|(who, than)| who - than).collect())
+        };
+        Mean::of(&sets.iter().filter_map(of_set).collect::<Vec<_>>())
+    }
+
+    fn of_set<'a>(
+        &'a self,
+        set: u64,
+        who: &'a str,
+        what: &'a str,
+        path: &'a str,
+    ) -> impl Iterator<Item = f64> + 'a {
+        let lines = self.0.iter().filter(move |line| line["set"] == set);
+        let lines = lines.filter(move |line| line["who"] == who && line["what"] == what);
+        lines.filter_map(move |line| line["figures"].pointer(path)?.as_f64())
     }
 
     /// What a gateway adds to the same call sent to the origin directly.
@@ -232,9 +251,7 @@ impl Results {
     fn figure(&self, who: &str, figure: Figure) -> Option<f64> {
         match figure {
             Figure::Lowest(what, path, scale) => Some(self.lowest(who, what, path)? * scale),
-            Figure::Middle(what, path) => {
-                Middle::of(self.all(who, what, path).collect()).map(|middle| middle.mean)
-            }
+            Figure::Middle(what, path) => middle(self.all(who, what, path).collect()),
             Figure::Highest(what, path) => self.highest(who, what, path),
             Figure::OverDirect(what, path, scale) => {
                 Some(self.over_direct(who, what, path)? * scale)
@@ -317,27 +334,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_is_that_of_each_turn_and_says_how_sure_it_is() {
+    fn a_difference_is_that_of_each_turn_and_as_sure_as_sets_of_processes_agree() {
         let mut lines = String::new();
-        for turn in 0..16 {
+        for (set, turn) in (1..=4).flat_map(|set| (0..12).map(move |turn| (set, turn))) {
             // The machine is slower by the turn, and once something else runs.
-            let (base, more) = (60 + turn, if turn == 3 { 90 } else { 4 + turn % 2 });
-            for (who, cpu) in [("cirque", base), ("limited", base + more)] {
+            let more = if turn == 3 { 90.0 } else { 4.0 + f64::from(set) / 10.0 };
+            for (who, cpu) in [("cirque", 60.0), ("limited", 60.0 + more)] {
+                let cpu = cpu + f64::from(turn);
                 let _ = writeln!(
                     lines,
-                    r#"{{"who":"{who}","what":"turn","figures":{{"cpu_us_per_call":{cpu}}}}}"#
+                    r#"{{"set":{set},"who":"{who}","what":"turn","figures":{{"cpu_us_per_call":{cpu}}}}}"#
                 );
             }
         }
         let results = Results::parse(&lines).unwrap();
         let more = results.more("limited", "cirque", ("turn", "/cpu_us_per_call")).unwrap();
-        assert!((4.0..=5.0).contains(&more.mean), "{more:?}");
-        assert!(more.error.is_some_and(|error| (0.1..0.5).contains(&error)), "{more:?}");
-        assert_eq!(
-            (more.is_at_most(5.6), more.is_at_most(4.6), more.is_at_most(3.0)),
-            ("yes", "not shown", "no")
-        );
+        assert!((more.mean - 4.25).abs() < 1e-6, "{more:?}");
+        // A spread of 0.129 over the root of 4, by 3.18.
+        assert!(more.error.is_some_and(|error| (error - 0.205).abs() < 1e-3), "{more:?}");
+        let met = [5.0, 4.3, 4.0].map(|most| more.is_at_most(most));
+        assert_eq!(met, ["yes", "not shown", "no"]);
         assert_eq!(results.more("traced", "cirque", ("turn", "/cpu_us_per_call")), None);
-        assert!(results.table().contains("| all limits: CPU of a 1 KB chat call | 4."));
+        assert!(results.table().contains("| all limits: CPU of a 1 KB chat call | 4.2 ± 0.2 µs |"));
+    }
+
+    #[test]
+    fn what_was_measured_once_says_so() {
+        let once = Mean::of(&[3.0]).unwrap();
+        assert_eq!(
+            (once.error, once.is_at_most(3.0), once.is_at_most(2.0)),
+            (None, "yes, once", "no")
+        );
+        assert_eq!(Mean::of(&[]), None);
     }
 }

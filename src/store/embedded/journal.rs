@@ -17,6 +17,9 @@ pub(super) const HEADER: u64 = 16;
 /// A journal this long is begun anew, without what the ledger has taken over.
 pub(super) const ROTATE: u64 = 8 << 20;
 
+/// Room for the records of a call, in bytes.
+const ROOM: usize = 256;
+
 /// An open journal.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -45,9 +48,17 @@ fn new_path(folder: &Path) -> PathBuf {
     folder.join("journal.new")
 }
 
-/// Tells the disk what names the files of a folder go by.
+/// Tells the disk what names the files of a folder go by. Some file systems of a network keep that without
+/// being told, and refuse.
 pub(super) fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    match File::open(folder)?.sync_all() {
+        Err(error) if !is_no_such_thing(&error) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn is_no_such_thing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 /// Reads what an earlier process left, up to the first record that is not whole: that one was
@@ -102,7 +113,7 @@ impl Journal {
             file,
             generation,
             end: bytes.len() as u64,
-            buffer: Vec::with_capacity(256),
+            buffer: Vec::with_capacity(ROOM),
         })
     }
 
@@ -136,6 +147,7 @@ impl Journal {
     /// Goes on in another journal, which holds what is worth keeping of this one up to `known`.
     pub(super) fn rotate(&mut self, mut next: Self, known: u64) -> io::Result<()> {
         next.append(&read_from(&self.file, known, self.end)?)?;
+        next.buffer = Vec::with_capacity(ROOM);
         next.replace()?;
         *self = next;
         Ok(())

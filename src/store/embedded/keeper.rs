@@ -34,6 +34,9 @@ struct Open {
     applied: Applied,
     /// Kept here and not by those who write: their calls do not wait for it.
     running: Running,
+    /// Whether the disk knows this journal by its name, which another one had. Before that the ledger
+    /// must not go on: after a power cut it would not know the one that is found.
+    is_named: bool,
     /// Held as long as the process lives, so that no other one uses the folder.
     _lock: Locked,
 }
@@ -67,7 +70,13 @@ impl Keeper {
         ledger.apply(&unapplied, applied).map_err(|error| failed(&error))?;
         let purses = ledger.purses(now).map_err(|error| failed(&error))?;
         self.shared.restore(&purses, journal);
-        self.open = Some(Open { ledger, applied, running: Running::default(), _lock: lock });
+        self.open = Some(Open {
+            ledger,
+            applied,
+            running: Running::default(),
+            is_named: true,
+            _lock: lock,
+        });
         Ok(())
     }
 
@@ -160,6 +169,10 @@ impl Open {
         if is_behind {
             return Err("the journal cannot be written".to_owned());
         }
+        if !self.is_named {
+            journal::sync(folder).map_err(|error| text(&error))?;
+            self.is_named = true;
+        }
         if end > self.applied.position {
             let records = journal::read_from(&file, self.applied.position, end);
             let records = records.map_err(|error| text(&error))?;
@@ -172,8 +185,10 @@ impl Open {
         if end < ROTATE {
             return Ok(());
         }
-        // What the journal forgets must be on the disk itself.
-        self.ledger.persist().map_err(|error| text(&error))?;
+        // What the journal forgets must be on the disk itself; else it goes on a little longer.
+        if !self.ledger.persist().map_err(|error| text(&error))? {
+            return Ok(());
+        }
         let generation = self.applied.generation + 1;
         let running: Vec<Record> = self.running.records().collect();
         let next = Journal::begin(folder, generation, &running).map_err(|error| text(&error))?;
@@ -182,8 +197,8 @@ impl Open {
         journal.rotate(next, end).map_err(|error| text(&error))?;
         // The ledger still names the old generation: until its next turn all of this is new to it.
         self.applied = Applied { generation: journal.generation, position: HEADER };
-        drop(desk);
-        journal::sync(folder).map_err(|error| text(&error))
+        self.is_named = false;
+        Ok(())
     }
 }
 

@@ -142,9 +142,14 @@ impl Ledger {
         transaction.commit()
     }
 
-    /// Puts everything on the disk itself, so that the journal may forget it.
-    pub(super) fn persist(&self) -> rusqlite::Result<()> {
-        self.0.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    /// Puts everything on the disk itself, so that the journal may forget it; whether that was possible:
+    /// not while somebody reads a report.
+    pub(super) fn persist(&self) -> rusqlite::Result<bool> {
+        self.0.query_row(
+            "PRAGMA wal_checkpoint(TRUNCATE)",
+            [],
+            |row| Ok(row.get::<_, i64>(0)? == 0),
+        )
     }
 
     /// What every key had spent, as of today or of the latest day on record.
@@ -249,4 +254,24 @@ fn sums(records: &[Record]) -> BTreeMap<Place<'_>, Sums> {
         sum.cost = sum.cost.plus(*cost);
     }
     sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_reads_cannot_be_put_on_the_disk_yet() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let mut ledger = Ledger::open(folder.path()).unwrap();
+        ledger.apply(&[], Applied { generation: 1, position: 16 }).unwrap();
+        let reader = Connection::open(path(folder.path())).unwrap();
+        let reading = "BEGIN; SELECT count(*) FROM ledger;";
+        reader.execute_batch(reading).unwrap();
+        ledger.apply(&[], Applied { generation: 1, position: 20 }).unwrap();
+        assert!(!ledger.persist().unwrap());
+        reader.execute_batch("COMMIT").unwrap();
+        assert!(ledger.persist().unwrap());
+        assert_eq!(ledger.applied().unwrap(), Applied { generation: 1, position: 20 });
+    }
 }
