@@ -187,10 +187,12 @@ fn a_long_journal_is_begun_anew_and_forgets_nothing() {
     assert_eq!(used(&open(folder.path())), 7 + calls - 1);
 }
 
-/// What threads do to one key: so many calls of all kinds, on the last units of slots and money.
+/// What threads do to one key: calls of all kinds, on the last units of slots, until each thread has
+/// found the money at its end, however many calls that takes.
 fn rush(store: &Embedded, account: &Account, spent: &AtomicU64) {
     let (running, limit) = (AtomicU64::new(0), account.budget.unwrap().limit);
-    let call = |id: u64| {
+    let has_money = |id: u64| {
+        let mut has_money = true;
         let worst = 20 + id % 80;
         match store.admit(account, &ask(id, worst), moment()) {
             Verdict::Admitted(grant) => {
@@ -202,6 +204,7 @@ fn rush(store: &Embedded, account: &Account, spent: &AtomicU64) {
             }
             Verdict::Refused { refusal, .. } => {
                 assert!(matches!(refusal.by, Dimension::Concurrent | Dimension::Budget));
+                has_money = refusal.by == Dimension::Concurrent;
             }
             Verdict::Unavailable => panic!("the folder is there"),
         }
@@ -209,10 +212,14 @@ fn rush(store: &Embedded, account: &Account, spent: &AtomicU64) {
         let funds = store.peek(account, moment()).budget.unwrap();
         assert!(funds.used.plus(funds.reserved) <= limit, "{funds:?}");
         assert!(funds.used >= NanoUsd(before), "{funds:?} of {before}");
+        has_money
     };
     std::thread::scope(|scope| {
         for thread in 1..=4_u64 {
-            scope.spawn(move || (0..500).for_each(|number| call(thread * 1_000 + number)));
+            scope.spawn(move || {
+                let calls = (0..).map(|number| has_money(thread * 1_000_000 + number));
+                assert_eq!(calls.filter(|has_money| !has_money).take(100).count(), 100);
+            });
         }
     });
 }
