@@ -14,6 +14,7 @@ pub mod tap;
 pub mod tokens;
 pub mod usage;
 pub mod usage_chunk;
+pub mod word;
 
 /// A wire format for inference; a call keeps its dialect from the caller to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

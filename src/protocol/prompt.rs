@@ -6,6 +6,7 @@
 //! see `Media`.
 
 use super::tokens::Tally;
+use super::word::equal;
 use memchr::{memchr2, memmem};
 
 /// What an image costs: `OpenAI` bills 85 to 1,536 tokens, Anthropic up to 1,600, Gemini 258 a tile.
@@ -88,7 +89,7 @@ pub fn estimate(body: &[u8]) -> Estimate {
 fn quote(text: &[u8]) -> Option<usize> {
     let mut skipped = 0;
     if let Some(near) = text.first_chunk::<8>() {
-        if let Some(at) = first_byte(equal(*near, b'"')) {
+        if let Some(at) = first_byte(equal(u64::from_le_bytes(*near), b'"')) {
             return Some(at);
         }
         skipped = near.len();
@@ -102,12 +103,13 @@ fn string(text: &[u8]) -> (&[u8], bool) {
     let (words, _) = text.get(..NAME).unwrap_or_default().as_chunks::<8>();
     let mut at = 0;
     for word in words {
-        match first_byte(equal(*word, b'"') | equal(*word, b'\\')) {
+        let word = u64::from_le_bytes(*word);
+        match first_byte(equal(word, b'"') | equal(word, b'\\')) {
             Some(found) => {
                 at += found;
                 break;
             }
-            None => at += word.len(),
+            None => at += 8,
         }
     }
     let mut has_escapes = false;
@@ -122,14 +124,6 @@ fn string(text: &[u8]) -> (&[u8], bool) {
             None => return (text, has_escapes),
         }
     }
-}
-
-/// The high bit of each of eight bytes that is this ASCII character, and perhaps of some that come behind
-/// the first one that is.
-const fn equal(bytes: [u8; 8], wanted: u8) -> u64 {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    let differing = u64::from_le_bytes(bytes) ^ (ONES * wanted as u64);
-    differing.wrapping_sub(ONES) & !differing & (ONES << 7)
 }
 
 const fn first_byte(marks: u64) -> Option<usize> {

@@ -2,6 +2,7 @@
 
 use super::media;
 use crate::protocol::lenient::Name;
+use crate::protocol::word::{HIGH, ONES, equal};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
@@ -98,18 +99,11 @@ fn is_plain(block: &[u8; 64]) -> bool {
     block.iter().fold(0, |marks, byte| marks | mark(byte)) == 0
 }
 
-/// The high bit of each byte that is a quote, a backslash or a control character. Above the first of
-/// them bits may be wrong: a borrow goes upwards.
+/// The high bit of each byte that is a quote, a backslash or a control character, as far as the first of
+/// them: see [`equal`].
 const fn marks(word: u64) -> u64 {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
-    const fn zeros(word: u64) -> u64 {
-        word.wrapping_sub(ONES) & !word
-    }
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    let quote = zeros(word ^ (ONES * b'"' as u64));
-    let backslash = zeros(word ^ (ONES * b'\\' as u64));
-    (control | quote | backslash) & HIGH
+    let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+    control | equal(word, b'"') | equal(word, b'\\')
 }
 
 impl<'de> DeserializeSeed<'de> for Scrub<'_, '_> {
