@@ -1,6 +1,7 @@
 //! Cirque, an LLM edge gateway on Pingora; the modules in reading order, lowest layer first.
 
 pub mod error;
+pub mod folder;
 pub mod glob;
 pub mod ids;
 pub mod locked;

@@ -14,7 +14,7 @@ use std::{
 
 /// Bottom first. A module may import only from rows above its own; modules in one row are strangers.
 const LAYERS: &[&[&str]] = &[
-    &["error", "glob", "ids", "locked", "secret", "units"],
+    &["error", "folder", "glob", "ids", "locked", "secret", "units"],
     &["protocol"],
     &["telemetry", "store"],
     &["auth", "cors", "limits", "routing", "session", "upstream", "catalogue"],

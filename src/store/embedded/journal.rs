@@ -5,6 +5,7 @@
 
 use super::super::CallId;
 use super::record::{Record, Reserved};
+use crate::folder;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -46,19 +47,6 @@ fn path(folder: &Path) -> PathBuf {
 
 fn new_path(folder: &Path) -> PathBuf {
     folder.join("journal.new")
-}
-
-/// Tells the disk what names the files of a folder go by. Some file systems of a network keep that without
-/// being told, and refuse.
-pub(super) fn sync(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
-        Err(error) if !is_no_such_thing(&error) => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn is_no_such_thing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 /// Reads what an earlier process left, up to the first record that is not whole: that one was
@@ -115,6 +103,14 @@ impl Journal {
             end: bytes.len() as u64,
             buffer: Vec::with_capacity(ROOM),
         })
+    }
+
+    /// The same in the place of what an earlier process left, on the disk by that name.
+    pub(super) fn succeed(folder: &Path, generation: u64, records: &[Record]) -> io::Result<Self> {
+        let journal = Self::begin(folder, generation, records)?;
+        journal.replace()?;
+        folder::sync(folder)?;
+        Ok(journal)
     }
 
     /// Writes records down, all of them with one call.

@@ -5,6 +5,7 @@ use super::journal::{self, HEADER, Journal, ROTATE, Running};
 use super::ledger::{Applied, Ledger};
 use super::record::{Record, Settled};
 use super::{Problem, Shared, lock};
+use crate::folder;
 use crate::locked::Locked;
 use crate::protocol::usage::{CostSource, Usage};
 use std::collections::HashMap;
@@ -62,10 +63,8 @@ impl Keeper {
         let unapplied = unapplied(&left.records, from);
         // A new generation in any case: the ledger may know of more than a disk that lost power.
         let generation = left.generation.max(applied.generation) + 1;
-        let journal = Journal::begin(&self.folder, generation, &unapplied)
-            .and_then(|journal| journal.replace().map(|()| journal))
-            .and_then(|journal| journal::sync(&self.folder).map(|()| journal))
-            .map_err(|error| failed(&error))?;
+        let journal = Journal::succeed(&self.folder, generation, &unapplied);
+        let journal = journal.map_err(|error| failed(&error))?;
         let applied = Applied { generation, position: journal.end };
         ledger.apply(&unapplied, applied).map_err(|error| failed(&error))?;
         let purses = ledger.purses(now).map_err(|error| failed(&error))?;
@@ -170,7 +169,7 @@ impl Open {
             return Err("the journal cannot be written".to_owned());
         }
         if !self.is_named {
-            journal::sync(folder).map_err(|error| text(&error))?;
+            folder::sync(folder).map_err(|error| text(&error))?;
             self.is_named = true;
         }
         if end > self.applied.position {

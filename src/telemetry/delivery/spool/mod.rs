@@ -238,7 +238,7 @@ impl Spool {
         }
         let synced = files.iter().try_for_each(|file| file.sync_data());
         // The names of new segments stand in the folder.
-        synced.and_then(|()| File::open(&self.folder)?.sync_all())
+        synced.and_then(|()| crate::folder::sync(&self.folder))
     }
 
     /// Lets go of what was written and is deleted already: it needs no disk.
