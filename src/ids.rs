@@ -124,12 +124,14 @@ pub fn parse_traceparent(header: &[u8]) -> Option<(TraceId, SpanId, bool)> {
     Some((TraceId(trace), SpanId(span), hex(flags, 2)? & 1 == 1))
 }
 
-/// Writes a `traceparent` header of version 00.
+/// Writes a `traceparent` header of version 00: ASCII.
 #[must_use]
-pub fn traceparent(trace: TraceId, span: SpanId, sampled: bool) -> String {
-    let flags: &[u8] = if sampled { b"-01" } else { b"-00" };
-    let text = [b"00-", trace.digits().as_slice(), b"-", &span.digits(), flags].concat();
-    String::from_utf8(text).unwrap_or_default()
+pub fn traceparent(trace: TraceId, span: SpanId, sampled: bool) -> [u8; 55] {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    text[3..35].copy_from_slice(&trace.digits());
+    text[36..52].copy_from_slice(&span.digits());
+    text[54] += u8::from(sampled);
+    text
 }
 
 impl fmt::Display for RequestId {
@@ -177,7 +179,8 @@ mod tests {
         let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let (trace, span, sampled) = parse_traceparent(text.as_bytes()).unwrap();
         assert!(sampled);
-        assert_eq!(traceparent(trace, span, sampled), text);
+        assert_eq!(traceparent(trace, span, sampled), text.as_bytes());
+        assert_eq!(traceparent(trace, span, false)[..54], text.as_bytes()[..54]);
         assert!(parse_traceparent(text.replacen("00", "01", 1).as_bytes()).is_some());
     }
 

@@ -87,7 +87,7 @@ impl Traced {
         // Whether there will be another attempt is not known at the first, and without another the
         // root is its span.
         let span = if attempt > 1 { root.child(attempt) } else { root };
-        HeaderValue::from_str(&traceparent(trace, span, true)).ok()
+        HeaderValue::from_bytes(&traceparent(trace, span, true)).ok()
     }
 }
 

@@ -152,8 +152,9 @@ impl Encoder<'_> {
         span.short(key!("user.id"), user.as_deref().unwrap_or_default());
         span.short(key!("session.id"), exchange.session_id.as_deref().unwrap_or_default());
         let name = exchange.key.as_deref().unwrap_or_default();
-        let own = [["route:", exchange.route].concat(), ["key:", name].concat()];
-        span.list(key!("langfuse.trace.tags"), own.iter().chain(&key.tags).map(String::as_str));
+        let theirs = key.tags.iter().map(|tag| ("", tag.as_str()));
+        let tags = [("route:", exchange.route), ("key:", name)].into_iter().chain(theirs);
+        span.list(key!("langfuse.trace.tags"), tags);
         span.short(key!("langfuse.environment"), &self.to.environment);
         span.short(key!("langfuse.release"), &self.to.release);
         span.short(key!("langfuse.trace.metadata.request_id"), exchange.request_id.as_str());

@@ -110,16 +110,11 @@ impl Input {
             return Shown { input: short(clean), ..Shown::default() };
         }
         let metadata = std::mem::take(&mut parts.metadata);
-        let parameters = std::mem::take(&mut parts.parameters);
-        Shown {
-            input: short(parts.into_input().into()),
-            parameters: if parameters.is_empty() {
-                parameters
-            } else {
-                ["{", &parameters, "}"].concat()
-            },
-            metadata: tidy(metadata),
+        let mut parameters = std::mem::take(&mut parts.parameters);
+        if !parameters.is_empty() {
+            parameters.push('}');
         }
+        Shown { input: short(parts.into_input().into()), parameters, metadata: tidy(metadata) }
     }
 }
 
@@ -158,6 +153,7 @@ struct Parts<'s> {
     /// Members that are input, as `"name":value` each, and where each value begins and ends.
     input: String,
     values: Vec<std::ops::Range<usize>>,
+    /// All others, an object that is not closed yet; empty where there are none.
     parameters: String,
     metadata: Vec<(String, String)>,
 }
@@ -223,9 +219,7 @@ impl<'s> Parts<'s> {
     fn parameter(&mut self, name: &str, value: &str) -> serde_json::Result<()> {
         let out = &mut self.parameters;
         let begun = out.len();
-        if begun > 0 {
-            out.push(',');
-        }
+        out.push(if begun == 0 { '{' } else { ',' });
         quoted(out, &self.striker.clamp(name, MAX_METADATA_CHARS));
         out.push(':');
         let start = out.len();

@@ -26,7 +26,7 @@ pub(super) fn generation(span: &mut Span<'_, '_>, trace: &Trace, parameters: &st
     span.short(key!("gen_ai.response.model"), reading.model.as_deref().unwrap_or_default());
     span.short(key!("gen_ai.response.id"), reading.id.as_deref().unwrap_or_default());
     if let Some(finish) = exchange.finish.as_deref() {
-        span.list(key!("gen_ai.response.finish_reasons"), std::iter::once(finish));
+        span.list(key!("gen_ai.response.finish_reasons"), std::iter::once(("", finish)));
     }
     if let Some(most) = trace.max_output_tokens {
         span.whole(key!("gen_ai.request.max_tokens"), most);

@@ -150,14 +150,19 @@ impl<'o, 's> Span<'o, 's> {
         self.raw(b"}}");
     }
 
-    /// A list of short texts.
-    pub(super) fn list<'t>(&mut self, key: Key, texts: impl Iterator<Item = &'t str>) {
+    /// A list of short texts, each behind a word of ours.
+    pub(super) fn list<'t>(
+        &mut self,
+        key: Key,
+        texts: impl Iterator<Item = (&'static str, &'t str)>,
+    ) {
         self.key(key.any);
         self.raw(br#"arrayValue":{"values":["#);
-        for (nth, text) in texts.enumerate() {
-            self.raw(if nth == 0 { br#"{"stringValue":"# } else { br#",{"stringValue":"# });
-            self.value(text, SHORT_CHARS);
-            self.raw(b"}");
+        for (nth, (word, text)) in texts.enumerate() {
+            self.raw(if nth == 0 { br#"{"stringValue":""# } else { br#",{"stringValue":""# });
+            self.raw(word.as_bytes());
+            self.inside(text, SHORT_CHARS - word.len());
+            self.raw(br#""}"#);
         }
         self.raw(b"]}}}");
     }
