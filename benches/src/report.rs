@@ -66,7 +66,7 @@ const ROWS: &[(&str, &str, Aim, Figure)] = {
         ("CPU of one of 5,000 a second", "µs", Factor(1.2), Middle("turn", CALL)),
         ("calls a second on one core", "", Share(0.85), Highest("cpu_call", "/calls_per_second")),
         ("CPU of a paced chunk", "µs", Factor(1.1), Middle("turn_paced", CHUNK)),
-        ("CPU of a chunk in a burst", "µs", Factor(1.1), Lowest("cpu_burst", CHUNK, 1.0)),
+        ("CPU of a chunk in a burst", "µs", Factor(1.1), Middle("set_burst", CHUNK)),
         ("latency over direct, p50", "µs", Extra(40.0), OverDirect("call", "/p50_us", 1.0)),
         ("latency over direct, p99", "µs", Extra(100.0), OverDirect("call", "/p99_us", 1.0)),
         (
@@ -152,7 +152,10 @@ struct Mean {
 }
 
 /// Student's factors for two figures, three, and so on.
-const STUDENT: [f64; 9] = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26];
+const STUDENT: [f64; 19] = [
+    12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11,
+    2.10, 2.09,
+];
 
 impl Mean {
     /// Of figures that have nothing to do with each other; `None` of nothing.
@@ -162,7 +165,7 @@ impl Mean {
         let mean = figures.iter().sum::<f64>() / count;
         let square = |figure: &f64| (figure - mean).powi(2);
         let variance = figures.iter().map(square).sum::<f64>() / (count - 1.0);
-        let factor = last.checked_sub(1).map(|place| STUDENT.get(place).copied().unwrap_or(2.26));
+        let factor = last.checked_sub(1).map(|place| STUDENT.get(place).copied().unwrap_or(2.09));
         Some(Self { mean, error: factor.map(|factor| factor * (variance / count).sqrt()) })
     }
 
