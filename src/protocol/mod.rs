@@ -6,6 +6,7 @@ pub mod edit;
 pub mod errors;
 pub mod length;
 pub(crate) mod lenient;
+pub(crate) mod mend;
 pub mod path;
 pub mod prompt;
 pub mod request;

@@ -15,6 +15,7 @@ pub use plain::{Finished, Form, PlainTap};
 pub use transcript::{Choice, Kept, MAX_WORD, ToolCall, Transcript};
 
 use super::Dialect;
+use super::mend;
 use super::sse::{Event, Framer};
 use super::tokens::Tally;
 use super::usage::{AnthropicCounts, Usage};
@@ -231,19 +232,22 @@ impl Notes {
             }
             return;
         }
-        let read = match dialect {
-            // Gemini wraps its errors in an array, in streams too.
-            _ if data.starts_with(b"[") => {
-                self.fault(error_in_body(data));
-                return;
-            }
-            _ if data.is_empty() => return,
+        // Gemini wraps its errors in an array, in streams too.
+        if data.starts_with(b"[") {
+            self.fault(error_in_body(data));
+        } else if !data.is_empty() && self.read(dialect, event.name, data).is_err() {
+            let mended = mend::readable(data);
+            let read = mended.map(|data| self.read(dialect, event.name, &data));
+            self.garbled += u64::from(read.is_none_or(|read| read.is_err()));
+        }
+    }
+
+    /// Reads one event; nothing of one that cannot be read.
+    fn read(&mut self, dialect: Dialect, name: &[u8], data: &[u8]) -> serde_json::Result<()> {
+        match dialect {
             Dialect::Chat | Dialect::Completions | Dialect::Embeddings => openai::event(self, data),
-            Dialect::Responses => responses::event(self, event.name, data),
-            Dialect::Messages => anthropic::event(self, event.name, data),
-        };
-        if read.is_err() {
-            self.garbled += 1;
+            Dialect::Responses => responses::event(self, name, data),
+            Dialect::Messages => anthropic::event(self, name, data),
         }
     }
 
@@ -299,6 +303,13 @@ impl Notes {
     fn produce(&mut self, produced: produced::Produced) {
         self.count(&produced);
         self.transcribe(produced.said);
+    }
+
+    /// Of a reply of which so much is kept.
+    fn keeping(limit: Option<usize>) -> Self {
+        let mut notes = Self::default();
+        notes.keep(limit);
+        notes
     }
 
     fn keep(&mut self, limit: Option<usize>) {

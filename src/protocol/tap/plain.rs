@@ -5,6 +5,7 @@ use super::outline::Outline;
 use super::{Notes, Reading, anthropic, error_in_body, openai, responses};
 use crate::protocol::Dialect;
 use crate::protocol::lenient::{Lenient, Word, read_beginning, read_document};
+use crate::protocol::mend;
 use crate::protocol::usage::OpenAiCounts;
 use bytes::Bytes;
 use memchr::memmem;
@@ -133,12 +134,16 @@ impl PlainTap {
     /// Reads what was kept, and says how much was produced and whether it came whole.
     #[must_use]
     pub fn finish_counted(mut self) -> Finished {
-        let mut notes = Notes::default();
-        notes.keep(self.keeps);
+        let keeps = self.keeps;
+        let mut notes = Notes::keeping(keeps);
         let head = std::mem::take(&mut self.head);
         if self.missing == 0 {
             let body = self.joined_tail(head);
-            let is_whole = read_reply(&mut notes, self.dialect, &body);
+            let mut is_whole = read_reply(&mut notes, self.dialect, &body);
+            if !is_whole && let Some(body) = mend::readable(&body) {
+                notes = Notes::keeping(keeps);
+                is_whole = read_reply(&mut notes, self.dialect, &body);
+            }
             let form = if is_whole { Form::Whole } else { form(&body) };
             let produced_tokens = notes.produced_tokens.tokens();
             return Finished { reading: notes.reading, produced_tokens, form };

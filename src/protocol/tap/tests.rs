@@ -310,6 +310,36 @@ fn a_reply_is_whole_cut_or_garbled_however_long_it_is() {
 }
 
 #[test]
+fn a_text_cut_within_a_character_takes_neither_usage_nor_text_with_it() {
+    let said = |reading: &Reading| {
+        let output = reading.output.as_ref().unwrap();
+        output.choices().iter().map(|choice| choice.content.head().to_owned()).collect::<String>()
+    };
+    let usage = r#""usage":{"prompt_tokens":1000,"completion_tokens":100}"#;
+    for end in [&br"\ud83c"[..], b"\xff"] {
+        let start =
+            br#"{"id":"g","choices":[{"index":0,"finish_reason":"stop","message":{"content":"42 "#;
+        let body = [start, end, br#""}}],"#, usage.as_bytes(), b"}"].concat();
+        let mut tap = PlainTap::new(Dialect::Chat).keeping(Some(1_000));
+        tap.push(&Bytes::from(body));
+        let finished = tap.finish_counted();
+        let reading = &finished.reading;
+        assert_eq!((said(reading).as_str(), finished.form), ("42 \u{fffd}", Form::Whole));
+        assert_eq!(reading.usage.map(|usage| usage.output_total), Some(100));
+        assert_eq!(reading.finish.as_deref(), Some("stop"));
+    }
+    let mut tap = StreamTap::new(Dialect::Chat).keeping(Some(1_000));
+    for half in [r"\ud83c", r"\udf0a"] {
+        let event = format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"a{half}\"}}}}],{usage}}}\n\n"
+        );
+        tap.push(event.as_bytes());
+    }
+    assert_eq!((tap.garbled(), said(tap.reading()).as_str()), (0, "a\u{fffd}a\u{fffd}"));
+    assert_eq!(tap.reading().usage.map(|usage| usage.input_total), Some(1_000));
+}
+
+#[test]
 fn an_error_at_the_end_of_a_long_reply_is_found() {
     for length in [10, 300_000] {
         let filler = "x".repeat(length);

@@ -6,6 +6,7 @@ use super::scrub::{Place, Scrub, quote};
 use super::secrets::{Secrets, Striker};
 use crate::protocol::edit::MemberSpan;
 use crate::protocol::lenient::Name;
+use crate::protocol::mend;
 use crate::secret::Secret;
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
@@ -95,34 +96,24 @@ impl Input {
 
     fn show(&self, body: &[u8]) -> Shown {
         let striker = self.secrets.striker(self.presented.as_ref());
-        let mut parts = Parts::new(&striker, media::may_be_in(body), body.len());
-        let short = |text: Cow<'_, str>| striker.fitting(text, self.limit).into_owned();
-        let text = std::str::from_utf8(body).ok();
-        let read = text.and_then(|text| match &self.members {
-            Some(members) => members
-                .iter()
-                .try_for_each(|member| parts.member(&member.name(text), member.value(text)).ok()),
-            None => read(text, &mut parts).ok(),
+        let parts = || Parts::new(&striker, media::may_be_in(body), body.len());
+        let as_sent = std::str::from_utf8(body).ok().and_then(|text| match &self.members {
+            Some(members) => parts().members(text, members),
+            None => parts().whole(text),
         });
-        if read.is_none() {
+        let mended = || parts().whole(std::str::from_utf8(&mend::readable(body)?).ok()?);
+        let short = |text: Cow<'_, str>| striker.fitting(text, self.limit).into_owned();
+        let Some(mut parts) = as_sent.or_else(mended) else {
             let text = String::from_utf8_lossy(body);
-            let clean = media::strip(&text);
-            return Shown { input: short(clean), ..Shown::default() };
-        }
-        let metadata = std::mem::take(&mut parts.metadata);
+            return Shown { input: short(media::strip(&text)), ..Shown::default() };
+        };
+        let metadata = tidy(std::mem::take(&mut parts.metadata));
         let mut parameters = std::mem::take(&mut parts.parameters);
         if !parameters.is_empty() {
             parameters.push('}');
         }
-        Shown { input: short(parts.into_input().into()), parameters, metadata: tidy(metadata) }
+        Shown { input: short(parts.into_input().into()), parameters, metadata }
     }
-}
-
-/// Reads a body that nobody has read before.
-fn read(text: &str, parts: &mut Parts<'_>) -> serde_json::Result<()> {
-    let mut source = serde_json::Deserializer::from_str(text);
-    (&mut source).deserialize_map(parts)?;
-    source.end()
 }
 
 /// The pairs of which name and value say something, each name once; what Langfuse drops is left out.
@@ -170,6 +161,22 @@ impl<'s> Parts<'s> {
             parameters: String::with_capacity(64),
             metadata: Vec::new(),
         }
+    }
+
+    /// Sorts a body whose members are known to stand there; `None` where one of them is not as JSON should be.
+    fn members(mut self, text: &str, members: &[MemberSpan]) -> Option<Self> {
+        for member in members {
+            self.member(&member.name(text), member.value(text)).ok()?;
+        }
+        Some(self)
+    }
+
+    /// Sorts a body that nobody has read before; `None` where it is no JSON object.
+    fn whole(mut self, text: &str) -> Option<Self> {
+        let mut source = serde_json::Deserializer::from_str(text);
+        (&mut source).deserialize_map(&mut self).ok()?;
+        source.end().ok()?;
+        Some(self)
     }
 
     /// The one value there is, or an object of all.
@@ -334,6 +341,17 @@ mod tests {
             let seen = shown(&format!(r#"{{"messages":[{{"content":"{hidden}"}}]}}"#), 1_000);
             assert_eq!(seen.input, r#"[{"content":"[redacted]"}]"#);
         }
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_takes_nothing_else_with_it() {
+        let seen = shown(
+            r#"{"messages":[{"content":"cut \ud83c sk-presented"}],"temperature":0.5,"metadata":{"k":"v\udf0a"}}"#,
+            1_000,
+        );
+        assert_eq!(seen.input, "[{\"content\":\"cut \u{fffd} [redacted]\"}]");
+        assert_eq!(seen.parameters, r#"{"temperature":0.5}"#);
+        assert_eq!(seen.metadata, [("k".to_owned(), "v\u{fffd}".to_owned())]);
     }
 
     fn shown(body: &str, limit: usize) -> Shown {
