@@ -539,6 +539,52 @@ async fn a_spool_that_cannot_be_used_harms_no_call_and_recovers() {
     assert_eq!(status["dropped"], 0);
 }
 
+/// A gateway with a spool that cannot be used, what is in its way, and calls whose traces wait.
+async fn started_without_a_spool(config: &Config, waiting: usize) -> (PathBuf, Gateway) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let in_the_way = folder.path().join("spool");
+    std::fs::write(&in_the_way, "a file where the folder should be").expect("a writable folder");
+    let gateway = Gateway::start_in(folder, config).await;
+    calls(&gateway, waiting).await;
+    told(&gateway, "trouble", |status| status["state"] == "spool_unusable").await;
+    (in_the_way, gateway)
+}
+
+/// Waits until the gateway has begun to send the rest.
+async fn drained(gateway: &Gateway) {
+    let has_drained = || async { gateway.process.output().contains("drained").then_some(()) };
+    eventually("the end of the last call", has_drained).await;
+}
+
+#[tokio::test]
+async fn a_spool_that_recovers_while_the_process_drains_loses_nothing() {
+    let (origin, langfuse) = (Origin::start().await, Langfuse::start().await);
+    let config = Config::to(&origin).section(&langfuse.section(""));
+    let (in_the_way, gateway) = started_without_a_spool(&config, 20).await;
+    gateway.process.signal("TERM");
+    drained(&gateway).await;
+    std::fs::remove_file(in_the_way).expect("a writable folder");
+    assert_eq!(gateway.process.exit_code().await, 0);
+    langfuse.assert_sound();
+    assert_eq!(langfuse.traces().len(), 20, "{}", gateway.process.output());
+}
+
+#[tokio::test]
+async fn what_a_spool_never_took_is_counted_and_told_at_the_end() {
+    let (origin, langfuse) = (Origin::start().await, Langfuse::start().await);
+    let config = Config::to(&origin).server("drain: 2s").section(&langfuse.section(""));
+    let (_in_the_way, gateway) = started_without_a_spool(&config, 20).await;
+    let since = Instant::now();
+    gateway.process.signal("TERM");
+    assert_eq!(gateway.process.exit_code().await, 0);
+    assert!(since.elapsed() > Duration::from_millis(1_500), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    let printed = gateway.process.output();
+    let lines: Vec<_> =
+        printed.lines().filter(|line| line.contains("traces were dropped")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("memory 20"), "{printed}");
+}
+
 /// A file system of 8 MiB; unmounted when dropped.
 struct SmallDisk(PathBuf);
 

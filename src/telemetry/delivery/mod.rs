@@ -216,11 +216,13 @@ impl Delivery {
         }
     }
 
-    /// Takes nothing more, and waits until all is on disk, but not longer than `within`. Blocks the
-    /// thread; meant for the end of the process.
+    /// Takes nothing more, and waits until all is on disk, but not longer than `within`; what the disk
+    /// does not take in half of that is dropped and counted. Blocks the thread; meant for the end of the
+    /// process.
     pub fn close(&self, within: Duration) {
         let mut queue = self.lock();
         queue.is_closed = true;
+        queue.write_until = Instant::now().checked_add(within / 2);
         let is_open = |queue: &mut Queue| queue.is_running;
         self.wake.notify_one();
         drop(self.done.wait_timeout_while(queue, within, is_open));
@@ -250,6 +252,16 @@ impl Delivery {
             .unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut queue.waiting, batch);
         (queue.queued, queue.is_closed && queue.waiting.is_empty())
+    }
+
+    /// Whether the process is about to end and sends what is there.
+    fn is_flushing(&self) -> bool {
+        self.is_flushing.load(Ordering::Relaxed)
+    }
+
+    /// How long the writer may try, once the delivery is closed.
+    fn write_until(&self) -> Option<Instant> {
+        self.lock().write_until
     }
 
     /// Its memory may be used again.

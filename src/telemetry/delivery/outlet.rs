@@ -25,9 +25,11 @@ impl Outlet {
 
     /// Whether waiting longer would bring nothing more to the destination.
     pub(super) fn is_idle(&self) -> bool {
-        let holds = self.spool.holds();
+        // While somebody is at the disk, that one may be about to write what waits in memory.
+        let Some(holds) = self.spool.holds_now() else { return false };
         let is_well = self.state.going() == Going::Well && holds.is_ours;
-        !is_well || holds.records <= self.state.aside()
+        // What is on disk survives the process, what waits in memory does not.
+        holds.unwritten == 0 && (!is_well || holds.records <= self.state.aside())
     }
 
     /// Whether there was anything to tell.

@@ -1,6 +1,7 @@
 //! What waits for the writer, within bounds, and what is written and waits to be freed.
 
 use crate::telemetry::langfuse::Trace;
+use std::time::Instant;
 
 /// Bounds on traces not yet written: at a thousand calls a second, seconds of a disk that hangs.
 const MOST_WAITING: usize = 16_384;
@@ -25,6 +26,8 @@ pub(super) struct Queue {
     pub(super) is_flushing: bool,
     /// No trace follows.
     pub(super) is_closed: bool,
+    /// Once it is closed, how long the writer may try a disk that does not take what waits.
+    pub(super) write_until: Option<Instant>,
 }
 
 /// A trace that waits. Under the lock a pointer is moved, not a record.

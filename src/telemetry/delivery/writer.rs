@@ -7,10 +7,13 @@ use crate::telemetry::langfuse::{Destination, SMALL, Trace, encode};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often what failed is tried again, and losses may be told.
 const TICK: Duration = Duration::from_secs(1);
+/// The same while the process ends: what waits in memory has no other chance.
+const LAST_TICK: Duration = Duration::from_millis(100);
 /// At most one line about losses in this time.
 const WARN_EVERY: Duration = Duration::from_mins(1);
 
@@ -37,7 +40,9 @@ impl Writer {
     pub(super) fn run(mut self) {
         let (mut batch, mut spent) = (Vec::new(), Vec::new());
         loop {
-            let (last, is_closed) = self.delivery.take(&mut batch, TICK);
+            // Nobody wakes it where a drain begins.
+            let at_most = if self.is_waiting() { LAST_TICK } else { TICK };
+            let (last, is_closed) = self.delivery.take(&mut batch, at_most);
             self.follow_settings();
             let finished = SystemTime::now();
             let finished_ms = finished.duration_since(SystemTime::UNIX_EPOCH);
@@ -63,12 +68,14 @@ impl Writer {
             self.delivery.spend(&mut spent);
             // Nobody has taken them along.
             spent.clear();
-            let is_due = self.ticked.is_none_or(|last| last.elapsed() >= TICK);
+            let tick = if self.delivery.is_flushing() { LAST_TICK } else { TICK };
+            let is_due = self.ticked.is_none_or(|last| last.elapsed() >= tick);
             for (outlet, appender) in &mut self.writing {
                 // A spool in trouble is tried again each second, and meanwhile kept in memory.
                 if appender.pending_bytes() > 0 && (is_due || !outlet.state.is_disk_bad()) {
                     flush(outlet, appender);
                 }
+                appender.tell();
             }
             if is_due {
                 self.tick();
@@ -82,6 +89,11 @@ impl Writer {
         }
     }
 
+    /// Whether anything waits in memory for a disk.
+    fn is_waiting(&self) -> bool {
+        self.writing.iter().any(|(_, appender)| appender.pending_bytes() > 0)
+    }
+
     /// New destinations get an appender, those that are gone are closed.
     fn follow_settings(&mut self) {
         let outlets = self.delivery.outlets.load();
@@ -89,6 +101,8 @@ impl Writer {
         for (outlet, appender) in &mut self.writing {
             if !is_one(outlet) {
                 close(outlet, appender);
+                // Nobody else comes to tell them.
+                outlet.tell_losses();
             }
         }
         self.writing.retain(|(outlet, _)| is_one(outlet));
@@ -120,7 +134,17 @@ impl Writer {
         }
     }
 
+    /// Tries as long as it may to write all, and lets go of the rest.
     fn close(&mut self) {
+        let until = self.delivery.write_until();
+        while self.is_waiting() && until.is_some_and(|until| Instant::now() < until) {
+            for (outlet, appender) in &mut self.writing {
+                flush(outlet, appender);
+            }
+            if self.is_waiting() {
+                thread::park_timeout(LAST_TICK);
+            }
+        }
         for (outlet, appender) in &mut self.writing {
             close(outlet, appender);
         }

@@ -28,6 +28,8 @@ pub struct Appender {
     active: Option<Active>,
     /// The disk was full when it was last tried, and dropping what is on it may make room.
     may_drop: bool,
+    /// Whether others were told last that something waits.
+    has_told: bool,
 }
 
 struct Active {
@@ -50,8 +52,14 @@ pub struct Flushed {
 impl Appender {
     /// A writer to this spool.
     pub const fn new(spool: Arc<Spool>) -> Self {
-        let active = None;
-        Self { spool, pending: Vec::new(), waiting: VecDeque::new(), active, may_drop: false }
+        Self {
+            spool,
+            pending: Vec::new(),
+            waiting: VecDeque::new(),
+            active: None,
+            may_drop: false,
+            has_told: false,
+        }
     }
 
     /// Takes a record, whose body `write` appends to what it is given; none where it says so. Where the
@@ -246,6 +254,8 @@ impl Appender {
             index.ages.note(first, *finished_ms, upto);
         }
         index.next = first + count;
+        // What others were told of as waiting is on disk now.
+        index.unwritten = index.unwritten.saturating_sub(count);
         if let Some(segment) = index.segments.get_mut(&active.first) {
             (segment.next, segment.bytes) = (first + count, active.bytes);
         }
@@ -323,12 +333,27 @@ impl Appender {
         index.delete_done()
     }
 
+    /// Lets others know how much waits in memory for a disk that does not take it.
+    pub fn tell(&mut self) {
+        let is_waiting = !self.waiting.is_empty();
+        if is_waiting || self.has_told {
+            let mut index = self.spool.lock_index();
+            index.unwritten = self.waiting.len() as u64;
+            index.unwritten_ms = self.waiting.front().map(|(_, finished_ms)| *finished_ms);
+        }
+        self.has_told = is_waiting;
+    }
+
     /// Writes what it can and names the last segment for good, for the end of the process.
     ///
     /// # Errors
-    /// As for [`Appender::flush`]; what is not written is lost.
+    /// As for [`Appender::flush`]; what is not written is lost, and counted as dropped from memory.
     pub fn close(&mut self, flushed: &mut Flushed) -> io::Result<()> {
         let written = self.flush(flushed);
+        flushed.overflown += self.waiting.len() as u64;
+        self.waiting.clear();
+        self.pending = Vec::new();
+        self.tell();
         let sealed = self.active.take().map_or(Ok(()), |active| self.seal(active, flushed));
         self.spool.grown.notify_one();
         written.and(sealed)

@@ -57,6 +57,10 @@ struct Index {
     position: Option<File>,
     /// Number of the next record.
     next: u64,
+    /// Records that the writer holds because the disk does not take them, and when the first of them
+    /// finished.
+    unwritten: u64,
+    unwritten_ms: Option<u64>,
     /// Held while this process may deliver.
     lock: Option<Locked>,
     is_open: bool,
@@ -78,6 +82,8 @@ struct Segment {
 pub struct Holds {
     /// Records not delivered.
     pub records: u64,
+    /// Records that the disk has not taken yet.
+    pub unwritten: u64,
     /// Bytes on disk.
     pub bytes: u64,
     /// When the oldest of them finished, in milliseconds since 1970.
@@ -168,10 +174,15 @@ impl Spool {
     /// What it holds now; what it held when last asked, while the disk is being waited for: a
     /// request asks for this, and must not hang with a disk that does.
     pub fn holds(&self) -> Holds {
+        self.holds_now().unwrap_or_else(|| *lock(&self.seen))
+    }
+
+    /// What it holds now; `None` while the disk is being waited for.
+    pub fn holds_now(&self) -> Option<Holds> {
         let index = match self.index.try_lock() {
             Ok(index) => index,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return *lock(&self.seen),
+            Err(TryLockError::WouldBlock) => return None,
         };
         let mut holds = Holds::default();
         for (first, segment) in &index.segments {
@@ -181,10 +192,11 @@ impl Spool {
         if holds.records > 0 {
             holds.oldest_ms = index.ages.at(index.progress.upto());
         }
+        holds.unwritten = index.unwritten;
         (holds.is_ours, holds.is_open) = (index.lock.is_some(), index.is_open);
         drop(index);
         *lock(&self.seen) = holds;
-        holds
+        Some(holds)
     }
 
     /// Waits until there may be something new to read.
