@@ -515,7 +515,8 @@ async fn a_second_process_in_the_same_folder_writes_and_waits_for_its_turn() {
     let second = Gateway::launch(&["run", "-c", "gateway.yaml"], &[], elsewhere).await;
     calls(&second, 10).await;
     let is_waiting = |status: &Value| status["state"] == "spool_in_use" && status["backlog"] == 10;
-    told(&second, "its own backlog", is_waiting).await;
+    let status = told(&second, "its own backlog", is_waiting).await;
+    assert!(status["lag_seconds"].is_number(), "{status}");
     let _folder = first.process.kill();
     told(&second, "both backlogs", |status| status["backlog"] == 20).await;
     Langfuse::at(port).has(20).await;
@@ -530,9 +531,13 @@ async fn a_spool_that_cannot_be_used_harms_no_call_and_recovers() {
     let config = Config::to(&origin).section(&langfuse.section(""));
     let gateway = Gateway::start_in(folder, &config).await;
     calls(&gateway, 20).await;
-    let status = told(&gateway, "trouble", |status| status["state"] == "spool_unusable").await;
+    let is_waiting =
+        |status: &Value| status["state"] == "spool_unusable" && status["backlog"] == 20;
+    let status = told(&gateway, "trouble", is_waiting).await;
     let words = status["last_error"]["what"].as_str().expect("words");
     assert!(words.starts_with("the spool cannot be used: "), "{words}");
+    assert!(status["lag_seconds"].is_number(), "{status}");
+    gateway.metric_becomes("cirque_langfuse_backlog", &[], 20.0).await;
     std::fs::remove_file(in_the_way).expect("a writable folder");
     langfuse.has(20).await;
     let status = told(&gateway, "all well", |status| status["state"] == "ok").await;
@@ -626,7 +631,9 @@ async fn a_full_disk_harms_no_call_and_what_it_kept_waiting_is_delivered() {
 
     std::fs::remove_file(filler).expect("our own file");
     let since = Instant::now();
-    told(&gateway, "the disk in use again", |status| status["backlog"] == 1_100).await;
+    let is_written =
+        |status: &Value| status["backlog"] == 1_100 && status["state"] != "spool_unusable";
+    told(&gateway, "the disk in use again", is_written).await;
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     Langfuse::at(port).has(1_100).await;
     let status = told(&gateway, "all well", |status| status["state"] == "ok").await;

@@ -87,7 +87,7 @@ pub struct Status {
     pub is_langfuse: bool,
     /// `ok`, `retrying`, `refused`, `spool_unusable` or `spool_in_use`.
     pub state: &'static str,
-    /// Traces on disk and not accepted yet.
+    /// Traces not accepted yet, on disk or waiting for it.
     pub backlog: u64,
     /// Bytes on disk.
     pub spool_bytes: u64,

@@ -180,7 +180,7 @@ pub(super) const LANGFUSE_BACKLOG: About = About {
     name: "cirque_langfuse_backlog",
     kind: Kind::Gauge,
     labels: &[],
-    help: "Traces on disk that are not delivered yet, at the destination furthest behind.",
+    help: "Traces that are not delivered yet, on disk or waiting for it, at the destination furthest behind.",
     why: "Whether Langfuse is away, or slower than the traffic.",
 };
 pub(super) const LANGFUSE_LAG: About = About {

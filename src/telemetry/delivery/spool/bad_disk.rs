@@ -35,6 +35,9 @@ fn a_folder_that_cannot_be_written_keeps_what_comes_until_it_can() {
     assert_eq!((flushed.written, flushed.dropped), (0, 0));
     let kept = 40 - flushed.overflown;
     assert!((16..=18).contains(&kept), "{kept}");
+    appender.tell();
+    assert_eq!((spool.holds().records, spool.holds().unwritten), (kept, kept));
+    assert_eq!(spool.holds().oldest_ms, Some(0));
     fs::remove_file(&path).unwrap();
     appender.flush(&mut flushed).unwrap();
     assert_eq!((flushed.written, spool.holds().records), (kept, kept));

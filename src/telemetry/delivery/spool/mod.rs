@@ -80,9 +80,9 @@ struct Segment {
 /// What a spool holds, for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Holds {
-    /// Records not delivered.
+    /// Records not delivered, on disk or not.
     pub records: u64,
-    /// Records that the disk has not taken yet.
+    /// Those of them that the disk has not taken yet.
     pub unwritten: u64,
     /// Bytes on disk.
     pub bytes: u64,
@@ -190,9 +190,16 @@ impl Spool {
             holds.records += index.progress.undone(*first, segment.next);
         }
         if holds.records > 0 {
-            holds.oldest_ms = index.ages.at(index.progress.upto());
+            // Where another process delivers, ours begin far above what it has done.
+            let lowest = index.segments.first_key_value().map(|(first, _)| *first);
+            let oldest = lowest.unwrap_or_default().max(index.progress.upto());
+            holds.oldest_ms = index.ages.at(oldest);
         }
-        holds.unwritten = index.unwritten;
+        if index.unwritten > 0 {
+            holds.unwritten = index.unwritten;
+            holds.records += index.unwritten;
+            holds.oldest_ms = [holds.oldest_ms, index.unwritten_ms].into_iter().flatten().min();
+        }
         (holds.is_ours, holds.is_open) = (index.lock.is_some(), index.is_open);
         drop(index);
         *lock(&self.seen) = holds;

@@ -257,7 +257,8 @@ fn a_second_process_writes_at_once_and_delivers_when_the_first_has_ended() {
     old.write("old 1");
     let mut new = Process::start(folder.path(), ROOMY);
     assert!(!new.spool.holds().is_ours && Cursor::new(Arc::clone(&new.spool)).is_none());
-    new.write("new 1");
+    new.write_at(7_000, "new 1");
+    assert_eq!(new.spool.holds().oldest_ms, Some(7_000));
     old.write("old 2");
     let mut cursor = old.cursor();
     assert_eq!(deliver(&old, &mut cursor).0, ["old 1", "old 2"]);
