@@ -8,6 +8,7 @@ use super::context::Call;
 use super::judge::Failure;
 use super::send::Ear;
 use super::traced::TRACEPARENT;
+use crate::ids::parse_traceparent;
 use crate::protocol::coding::Decoder;
 use crate::telemetry::metrics::Outcome;
 use crate::upstream::{Upstream, provider};
@@ -307,7 +308,10 @@ pub(super) fn request(
     }
     if let Some(traceparent) = traceparent {
         headers.insert(TRACEPARENT, traceparent);
-        if let Some(state) = from.headers.get(&TRACESTATE) {
+        // Of a trace that was not joined it says nothing, and W3C wants it dropped.
+        let theirs = from.headers.get(TRACEPARENT);
+        let is_joined = theirs.is_some_and(|header| parse_traceparent(header.as_bytes()).is_some());
+        if let Some(state) = from.headers.get(&TRACESTATE).filter(|_| is_joined) {
             headers.insert(TRACESTATE, state.clone());
         }
     }

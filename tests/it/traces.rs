@@ -105,6 +105,25 @@ async fn one_trace_joins_caller_log_and_upstream() {
 }
 
 #[tokio::test]
+async fn a_tracestate_goes_upstream_only_with_the_trace_it_belongs_to() {
+    let (origin, _collector, gateway) = started("").await;
+    let good = Request::post(CHAT, &chat()).header("tracestate", "a=b");
+    for (traceparent, state) in [(Some(THEIRS), Some("a=b")), (Some("00-bad"), None), (None, None)]
+    {
+        let request = good.clone();
+        let request = match traceparent {
+            Some(traceparent) => request.header("traceparent", traceparent),
+            None => request,
+        };
+        gateway.call(&request).await.assert_ok();
+        let calls = origin.calls();
+        let sent = &calls.last().expect("a call").headers;
+        assert!(sent.get("traceparent").is_some());
+        assert_eq!(sent.get("tracestate"), state, "{traceparent:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_failover_is_one_trace_with_a_generation_an_attempt() {
     let (bad, good, collector) =
         (Origin::start().await, Origin::start().await, Collector::start().await);
