@@ -262,6 +262,30 @@ async fn another_host_gets_the_backlog_after_a_reload() {
 }
 
 #[tokio::test]
+async fn an_answer_that_echoes_what_was_sent_shows_no_key() {
+    let (_origin, langfuse, gateway) = started().await;
+    let echoed = AtomicUsize::new(0);
+    langfuse.refuse(move |body, call| {
+        let headers = format!("{:?} sk-lf-canary-77aa01", call.headers);
+        Some(match echoed.fetch_add(1, Ordering::SeqCst) {
+            0 => Reply::json(
+                500,
+                &json!({ "message": format!("no luck with {headers}"), "sent": body }),
+            ),
+            1 => Reply::json(502, &json!({ "headers": headers })),
+            _ => return None,
+        })
+    });
+    calls(&gateway, 1).await;
+    langfuse.has(1).await;
+    let printed = gateway.process.output() + &gateway.status().await.to_string();
+    assert!(printed.contains("no luck with"), "{printed}");
+    for key in ["cGstbGYtdGVzdDpz", "canary-77aa01", "pk-lf-test"] {
+        assert!(!printed.contains(key), "{key} in {printed}");
+    }
+}
+
+#[tokio::test]
 async fn tracing_begins_and_ends_with_a_reload() {
     let (origin, gateway) = serving().await;
     calls(&gateway, 3).await;

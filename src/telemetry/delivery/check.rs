@@ -28,7 +28,7 @@ pub async fn check(to: &Destination) -> Result<String, String> {
     match (reply.status, to.kind) {
         (200..=299, DestinationKind::Langfuse) => project(&reply),
         (200..=299, DestinationKind::Otlp) => Ok("it takes traces".to_owned()),
-        _ => Err(format!("{}; it says: {}", reply.words(), reply.said())),
+        _ => Err(format!("{}; it says: {}", reply.words(), reply.said(to))),
     }
 }
 

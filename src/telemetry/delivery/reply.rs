@@ -1,5 +1,6 @@
 //! What a destination's answer to an export means.
 
+use crate::telemetry::langfuse::Destination;
 use serde::Deserialize;
 use serde_json::Value;
 use std::time::{Duration, SystemTime};
@@ -72,12 +73,25 @@ impl Reply {
         format!("status {}: {meaning}", self.status)
     }
 
-    /// What it said itself, for the log alone.
-    pub(super) fn said(&self) -> String {
+    /// What it said itself, for the log alone: its message in a line, without our keys, else how its
+    /// answer begins.
+    pub(super) fn said(&self, to: &Destination) -> String {
         const LONGEST: usize = 300;
-        let text = String::from_utf8_lossy(&self.body);
-        text.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
+        let text = match serde_json::from_slice::<Value>(&self.body) {
+            // Written anew where it is something else: what JSON escapes would hide a key.
+            Ok(body) => message(&body).map_or_else(|| body.to_string(), str::to_owned),
+            Err(_) => String::from_utf8_lossy(&self.body).into_owned(),
+        };
+        let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        // Before it is cut: half a key would be found no more.
+        to.without_keys(text).trim().chars().take(LONGEST).collect()
     }
+}
+
+/// Where answers say what is wrong: Langfuse's, those of most others, and OTLP's own.
+fn message(body: &Value) -> Option<&str> {
+    let places = ["/message", "/error/message", "/error", "/partialSuccess/errorMessage"];
+    places.into_iter().find_map(|place| body.pointer(place)?.as_str())
 }
 
 /// Seconds, or a date, as HTTP has it.
@@ -113,6 +127,8 @@ fn rejected_spans(body: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
+    use crate::telemetry::config::{LangfuseConfig, TelemetryConfig};
 
     fn verdict(status: u16) -> Verdict {
         Reply { status, ..Reply::default() }.verdict(SystemTime::UNIX_EPOCH)
@@ -144,6 +160,33 @@ mod tests {
         for nonsense in ["", "-1", "soon", "1.5"] {
             assert_eq!(seconds(nonsense), None, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn what_it_said_is_a_line_without_keys() {
+        let config = LangfuseConfig {
+            public_key: Secret::new("pk-lf-1".into()),
+            secret_key: Secret::new("sk-lf-?>?".into()),
+            ..LangfuseConfig::default()
+        };
+        let to = Destination::all(&config, &TelemetryConfig::default()).remove(0);
+        let echo = r#"{"headers":{"authorization":"Basic cGstbGYtMTpzay1sZi0\/Pj8="},"body":"hi"}"#;
+        for (body, said) in [
+            (r#"{"message":"no\nkey sk-lf-?>?","input":"a prompt"}"#, "no key [redacted]"),
+            (r#"{"error":"bad pair"}"#, "bad pair"),
+            (r#"{"error":{"message":"worse","body":"a prompt"}}"#, "worse"),
+            (r#"{"partialSuccess":{"errorMessage":"some"}}"#, "some"),
+            (r#"{"error":"A","message":"B"}"#, "B"),
+            (echo, r#"{"headers":{"authorization":"[redacted]"},"body":"hi"}"#),
+            ("<p>\r\nno pk-lf-1</p>\n", "<p>  no [redacted]</p>"),
+            ("", ""),
+        ] {
+            let reply = Reply { body: body.into(), ..Reply::default() };
+            assert_eq!(reply.said(&to), said, "{body}");
+        }
+        let long = format!("{} pk-lf-1", "x".repeat(295));
+        let said = Reply { body: long.into(), ..Reply::default() }.said(&to);
+        assert!(said.len() == 300 && !said.contains("pk"), "{said}");
     }
 
     #[test]

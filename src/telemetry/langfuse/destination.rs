@@ -1,6 +1,8 @@
 //! One place that traces are sent to: its address and headers, and what it wants of each call.
 
+use super::secrets::Secrets;
 use crate::ids::TraceId;
+use crate::secret::Secret;
 use crate::telemetry::config::{Capture, LangfuseConfig, OtlpConfig, SpoolConfig, TelemetryConfig};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 const LANGFUSE_PATH: &str = "/api/public/otel/v1/traces";
 /// Where any OTLP/HTTP backend does.
 const OTLP_PATH: &str = "/v1/traces";
+/// How a header begins that holds a user and a password.
+const BASIC: &str = "Basic ";
 /// The destination of `langfuse:`.
 const LANGFUSE: &str = "langfuse";
 
@@ -50,6 +54,8 @@ pub struct Destination {
     pub join_parent: bool,
     /// Where traces wait for delivery.
     pub spool: SpoolConfig,
+    /// Its own keys, in every form in which it may quote them.
+    secrets: Secrets,
 }
 
 impl Destination {
@@ -63,7 +69,7 @@ impl Destination {
 
     fn langfuse(config: &LangfuseConfig) -> Self {
         let (user, password) = (config.public_key.expose(), config.secret_key.expose());
-        let basic = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
+        let basic = format!("{BASIC}{}", STANDARD.encode(format!("{user}:{password}")));
         let version = env!("CARGO_PKG_VERSION");
         let headers = [
             ("authorization", basic.as_str()),
@@ -73,6 +79,7 @@ impl Destination {
             ("x-langfuse-sdk-version", version),
         ];
         Self {
+            secrets: secrets([basic.as_str()]),
             name: LANGFUSE.into(),
             kind: DestinationKind::Langfuse,
             url: format!("{}{LANGFUSE_PATH}", config.host.trim_end_matches('/')),
@@ -93,6 +100,7 @@ impl Destination {
         let path = if base.ends_with(OTLP_PATH) { "" } else { OTLP_PATH };
         let given = config.headers.iter().filter(|(_, value)| !value.is_empty());
         Self {
+            secrets: secrets(config.headers.values().map(Secret::expose)),
             name: config.name.as_str().into(),
             kind: DestinationKind::Otlp,
             url: format!("{base}{path}"),
@@ -106,6 +114,12 @@ impl Destination {
             join_parent: config.join_parent,
             spool: config.spool(),
         }
+    }
+
+    /// What it said, without its own keys: a proxy that looks for faults may answer with all it was sent.
+    #[must_use]
+    pub fn without_keys(&self, said: String) -> String {
+        self.secrets.striker(None).strike(said)
     }
 
     /// Whether a call with this trace is among those sent: the same answer wherever it is asked, so
@@ -136,6 +150,23 @@ fn release(given: Option<&str>) -> Arc<str> {
     given.filter(|given| !given.is_empty()).unwrap_or(env!("CARGO_PKG_VERSION")).into()
 }
 
+/// What of these headers' values is not to be seen: the whole, each word, and what `Basic` encodes.
+fn secrets<'v>(values: impl IntoIterator<Item = &'v str>) -> Secrets {
+    /// Shorter words are no secrets, as `Bearer`.
+    const SHORTEST: usize = 8;
+    let mut all = Vec::new();
+    for value in values {
+        let decoded = value.strip_prefix(BASIC).and_then(|pair| STANDARD.decode(pair).ok());
+        let pair = decoded.and_then(|pair| String::from_utf8(pair).ok()).unwrap_or_default();
+        if let Some((user, password)) = pair.split_once(':') {
+            all.extend([&pair, user, password].map(str::to_owned));
+        }
+        let words = value.split(' ').chain([value]).filter(|word| word.len() >= SHORTEST);
+        all.extend(words.map(str::to_owned));
+    }
+    Secrets::new(all.iter().map(String::as_str), [])
+}
+
 /// A header whose value no log prints.
 fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
@@ -147,7 +178,6 @@ fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
     use crate::units::OneOrMany;
 
     fn otlp(endpoint: &str) -> OtlpConfig {
@@ -176,6 +206,25 @@ mod tests {
         assert_eq!(value("authorization"), "Basic cGstbGYtMTpzay1sZi0y");
         assert_eq!(value("x-langfuse-ingestion-version"), "4");
         assert!(!format!("{to:?}").contains("cGst"));
+    }
+
+    #[test]
+    fn what_a_destination_says_is_shown_without_its_keys() {
+        let langfuse = LangfuseConfig {
+            public_key: Secret::new("pk-lf-1".into()),
+            secret_key: Secret::new("sk-lf-2".into()),
+            ..LangfuseConfig::default()
+        };
+        let clean = |to: &Destination, said: &str| to.without_keys(said.to_owned());
+        let to = Destination::langfuse(&langfuse);
+        assert_eq!(clean(&to, "Basic cGstbGYtMTpzay1sZi0y!"), "[redacted]!");
+        assert_eq!(clean(&to, "cGstbGYtMTpzay1sZi0y"), "[redacted]");
+        assert_eq!(clean(&to, "pk-lf-1 and sk-lf-2."), "[redacted] and [redacted].");
+        let mut config = otlp("http://a");
+        config.headers.insert("authorization".into(), Secret::new("Bearer token-12345".into()));
+        config.headers.insert("x-scope".into(), Secret::new("edge".into()));
+        let to = Destination::otlp(&config);
+        assert_eq!(clean(&to, "Bearer no, token-12345 at edge"), "Bearer no, [redacted] at edge");
     }
 
     #[test]

@@ -113,6 +113,8 @@ struct Ended {
     /// Of the export, by [`Pace::starts`].
     number: u64,
     batch: Batch,
+    /// Where it went.
+    to: Arc<Destination>,
     outcome: Result<Reply, reqwest::Error>,
 }
 
@@ -154,8 +156,10 @@ impl Exporter {
                 .header("content-encoding", "gzip")
                 .body(batch.bytes.clone());
             let number = self.pace.starts();
-            self.under_way
-                .spawn(async move { Ended { number, batch, outcome: http::post(request).await } });
+            self.under_way.spawn(async move {
+                let outcome = http::post(request).await;
+                Ended { number, batch, to, outcome }
+            });
         }
     }
 
@@ -203,27 +207,33 @@ impl Exporter {
         self.gathering = Some(now + READ_AGAIN);
     }
 
-    fn ended(&mut self, Ended { number, batch, outcome }: Ended) {
+    fn ended(&mut self, Ended { number, batch, to, outcome }: Ended) {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let traces = batch.traces();
         match outcome {
             Ok(reply) => match reply.verdict(wall) {
                 Verdict::Accepted { rejected } => {
                     self.pace.accepted(number);
-                    self.accepted(&batch, rejected, &reply);
+                    self.accepted(&batch, rejected, || reply.said(&to));
                 }
                 Verdict::Later { after } => {
-                    self.failed(reply.words(), &reply.said());
+                    self.failed(reply.words(), &reply.said(&to));
                     self.pace.later(after, now, &mut rand::rng());
                     self.once_more(batch, traces);
                 }
                 Verdict::Refused => {
-                    self.failed(reply.words(), &reply.said());
+                    self.failed(reply.words(), &reply.said(&to));
                     self.pace.refused(now);
                     self.once_more(batch, traces);
                 }
-                Verdict::TooLarge => self.too_large(batch, &reply, now),
-                Verdict::Unreadable => self.not_understood(batch, &reply, now),
+                Verdict::TooLarge => {
+                    self.failed(reply.words(), &reply.said(&to));
+                    self.too_large(batch, now);
+                }
+                Verdict::Unreadable => {
+                    self.failed(reply.words(), &reply.said(&to));
+                    self.not_understood(batch, now);
+                }
             },
             Err(error) => {
                 let (words, details) = http::trouble(error);
@@ -239,11 +249,11 @@ impl Exporter {
         self.again.push_front(batch);
     }
 
-    fn accepted(&mut self, batch: &Batch, rejected: u64, reply: &Reply) {
+    fn accepted(&mut self, batch: &Batch, rejected: u64, said: impl FnOnce() -> String) {
         let rejected = rejected.min(batch.traces());
         self.outlet.state.add_sent(batch.traces() - rejected);
         if rejected > 0 {
-            self.failed("it accepted an export and rejected some of it".into(), &reply.said());
+            self.failed("it accepted an export and rejected some of it".into(), &said());
             self.outlet.state.add_dropped(Reason::Rejected, rejected);
         }
         // Counted first: who sees an empty backlog sees all of them as sent.
@@ -259,8 +269,7 @@ impl Exporter {
         }
     }
 
-    fn too_large(&mut self, batch: Batch, reply: &Reply, now: Instant) {
-        self.failed(reply.words(), &reply.said());
+    fn too_large(&mut self, batch: Batch, now: Instant) {
         if batch.traces() > 1 {
             self.most_bytes = (batch.length / 2).clamp(LEAST_BYTES, self.most_bytes);
             self.fitting = 0;
@@ -273,8 +282,7 @@ impl Exporter {
     }
 
     /// One bad trace must not cost its neighbours: halve until it stands alone, then set it aside.
-    fn not_understood(&mut self, batch: Batch, reply: &Reply, now: Instant) {
-        self.failed(reply.words(), &reply.said());
+    fn not_understood(&mut self, batch: Batch, now: Instant) {
         if batch.traces() > 1 {
             self.split(batch);
         } else {
