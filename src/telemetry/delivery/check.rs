@@ -7,6 +7,8 @@ use serde_json::Value;
 
 /// An export of nothing, which any OTLP backend accepts.
 const NOTHING: &str = r#"{"resourceSpans":[]}"#;
+/// Where Langfuse takes the keys and says no more.
+const TAKEN: &str = "it takes the keys";
 
 /// Asks a destination, without leaving anything there; what it is, in words.
 ///
@@ -38,17 +40,43 @@ fn projects(url: &str) -> String {
     format!("{host}/api/public/projects")
 }
 
-/// Something else may answer 200 to anything.
+/// What is compatible with Langfuse may know no projects, and a page for people is none of these.
 fn project(reply: &Reply) -> Result<String, String> {
-    let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    if reply.body.trim_ascii().is_empty() {
+        return Ok(TAKEN.to_owned());
+    }
+    let Ok(body) = serde_json::from_slice::<Value>(&reply.body) else {
+        return Err("this is no Langfuse: its answer is no JSON; check langfuse.host".to_owned());
+    };
     let name = body.pointer("/data/0/name").and_then(Value::as_str);
-    name.map(|name| format!("the keys belong to the project `{name}`"))
-        .ok_or_else(|| "this is no Langfuse: it names no project; check langfuse.host".to_owned())
+    Ok(name.map_or_else(
+        || TAKEN.to_owned(),
+        |name| format!("the keys belong to the project `{name}`"),
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_json_is_a_langfuse_and_a_page_is_none() {
+        let named = r#"{"data":[{"id":"p1","name":"edge"}]}"#;
+        for (body, words) in [
+            (named, Ok("the keys belong to the project `edge`")),
+            ("{}", Ok(TAKEN)),
+            (r#"{"data":[]}"#, Ok(TAKEN)),
+            ("", Ok(TAKEN)),
+            ("<!doctype html>", Err("this is no Langfuse")),
+            ("OK", Err("this is no Langfuse")),
+        ] {
+            let found = project(&Reply { body: body.into(), ..Reply::default() });
+            match words {
+                Ok(words) => assert_eq!(found.as_deref(), Ok(words), "{body}"),
+                Err(words) => assert!(found.unwrap_err().starts_with(words), "{body}"),
+            }
+        }
+    }
 
     #[test]
     fn projects_stand_beside_the_traces() {
