@@ -145,7 +145,17 @@ impl<'de, T: Lenient> Visitor<'de> for Place<'_, T> {
         }
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "only what is whole and within these bounds"
+    )]
     fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
+        // Some servers write counts as `10.0`. Above this not every whole number is a float.
+        const MOST: f64 = 9_007_199_254_740_992.0;
+        if (0.0..MOST).contains(&number) && number.fract() == 0.0 {
+            self.0.whole(number as u64);
+        }
         self.0.number(number);
         Ok(())
     }
@@ -208,5 +218,31 @@ impl<'de> Visitor<'de> for Name {
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Cow<'de, str>, E> {
         Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_any_whole_number_however_it_is_written() {
+        for (json, count) in [
+            ("10", Some(10)),
+            ("10.0", Some(10)),
+            ("1e3", Some(1_000)),
+            ("-0.0", Some(0)),
+            ("1e15", Some(1_000_000_000_000_000)),
+            ("9007199254740992.0", None),
+            ("1e300", None),
+            ("10.5", None),
+            ("-1.0", None),
+            ("-1", None),
+            ("\"10\"", None),
+        ] {
+            let mut found = Count::default();
+            read_document(json.as_bytes(), &mut found).unwrap();
+            assert_eq!(found.0, count, "{json}");
+        }
     }
 }
