@@ -262,6 +262,19 @@ async fn another_host_gets_the_backlog_after_a_reload() {
 }
 
 #[tokio::test]
+async fn another_host_gets_what_hangs_at_the_old_one_after_a_reload() {
+    let (origin, langfuse, gateway) = started().await;
+    langfuse.next(Reply::silence());
+    calls(&gateway, 10).await;
+    eventually("an export that hangs", || async { (langfuse.arrived() == 1).then_some(()) }).await;
+    let other = Langfuse::start().await;
+    let since = Instant::now();
+    reload(&gateway, &Config::to(&origin).section(&other.section(""))).await;
+    other.has(10).await;
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
 async fn an_answer_that_echoes_what_was_sent_shows_no_key() {
     let (_origin, langfuse, gateway) = started().await;
     let echoed = AtomicUsize::new(0);

@@ -4,9 +4,9 @@ use super::reply::Reply;
 use std::error::Error as _;
 use std::time::Duration;
 
-/// For a connection, and for a whole export.
+/// For a connection, and for a whole export (LANGFUSE section 4).
 const CONNECT: Duration = Duration::from_secs(5);
-const EXPORT: Duration = Duration::from_secs(30);
+const EXPORT: Duration = Duration::from_secs(10);
 /// So much of an answer's body is read, in bytes.
 const ANSWER: usize = 16 << 10;
 

@@ -8,6 +8,7 @@ mod aside;
 mod batch;
 mod pace;
 mod shorten;
+mod target;
 
 pub use pace::Going;
 
@@ -23,6 +24,7 @@ use pace::Pace;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use target::{is_same, moved};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -115,7 +117,8 @@ struct Ended {
     batch: Batch,
     /// Where it went.
     to: Arc<Destination>,
-    outcome: Result<Reply, reqwest::Error>,
+    /// `None` where it was let go of, since it would go elsewhere now.
+    outcome: Option<Result<Reply, reqwest::Error>>,
 }
 
 impl Exporter {
@@ -156,8 +159,12 @@ impl Exporter {
                 .header("content-encoding", "gzip")
                 .body(batch.bytes.clone());
             let number = self.pace.starts();
+            let settings = self.settings.clone();
             self.under_way.spawn(async move {
-                let outcome = http::post(request).await;
+                let outcome = tokio::select! {
+                    outcome = http::post(request) => Some(outcome),
+                    () = moved(settings, &to) => None,
+                };
                 Ended { number, batch, to, outcome }
             });
         }
@@ -211,7 +218,7 @@ impl Exporter {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let traces = batch.traces();
         match outcome {
-            Ok(reply) => match reply.verdict(wall) {
+            Some(Ok(reply)) => match reply.verdict(wall) {
                 Verdict::Accepted { rejected } => {
                     self.pace.accepted(number);
                     self.accepted(&batch, rejected, || reply.said(&to));
@@ -235,7 +242,8 @@ impl Exporter {
                     self.not_understood(batch, now);
                 }
             },
-            Err(error) => {
+            None => self.once_more(batch, traces),
+            Some(Err(error)) => {
                 let (words, details) = http::trouble(error);
                 self.failed(words, &details);
                 self.pace.later(None, now, &mut rand::rng());
@@ -322,7 +330,7 @@ impl Exporter {
     /// once; else only what is refused is, since a wait the destination asked for still holds.
     fn reset(&mut self) {
         let to = self.settings.borrow_and_update().clone();
-        let is_same = to.url == self.known.url && to.headers == self.known.headers;
+        let is_same = is_same(&to, &self.known);
         self.known = to;
         if is_same {
             self.pace.hurry();

@@ -1,0 +1,25 @@
+//! Where exports go, and when that has become another place.
+
+use crate::telemetry::langfuse::Destination;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long what is under way to an old address or with old keys may still take: what is about to be
+/// accepted there had better not be sent again.
+const LET_GO: Duration = Duration::from_secs(2);
+
+/// Whether exports to both are the same.
+pub(super) fn is_same(one: &Destination, other: &Destination) -> bool {
+    one.url == other.url && one.headers == other.headers
+}
+
+/// Comes back a while after exports go elsewhere than there, or with other keys.
+pub(super) async fn moved(mut settings: watch::Receiver<Arc<Destination>>, from: &Destination) {
+    while is_same(&settings.borrow_and_update(), from) {
+        if settings.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+    tokio::time::sleep(LET_GO).await;
+}
