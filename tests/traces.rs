@@ -194,6 +194,7 @@ fn chats() -> Vec<(&'static str, Trace)> {
     let stream = |file| streamed(Chat, golden(file).as_bytes(), 64);
     let tools = r#"{"model":"acme/wisp-2-mini","messages":[{"role":"user","content":"tide?"}],"tools":[{"type":"function","function":{"name":"tide"}}],"stream":true}"#;
     let once = CHAT.replace(",\"stream\":true", "");
+    let custom = r#"{"id":"c","model":"wisp-2","choices":[{"message":{"content":null,"tool_calls":[{"id":"c1","type":"custom","custom":{"name":"shell","input":"cat \"a b\""}},{"id":"c2","type":"function","function":{"name":"tide","arguments":"{}"}}]},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21}}"#;
     let completion = r#"{"model":"m","prompt":"High water","max_tokens":3}"#;
     let completed = r#"{"id":"cmpl-1","model":"m-1","choices":[{"text":" is at 06:12","index":0,"finish_reason":"length"}],"usage":{"prompt_tokens":2,"completion_tokens":3,"total_tokens":5}}"#;
     let embedded = r#"{"object":"list","data":[{"embedding":[0.1,0.2,0.3],"index":0},{"embedding":[0,0,0],"index":1}],"model":"e-1","usage":{"prompt_tokens":8,"total_tokens":8}}"#;
@@ -219,6 +220,7 @@ fn chats() -> Vec<(&'static str, Trace)> {
             "embeddings_plain",
             call(Embeddings, r#"{"model":"e","input":["a","b"]}"#, plain(Embeddings, embedded)),
         ),
+        ("chat_custom_tool", call(Chat, &once, plain(Chat, custom))),
     ]
 }
 

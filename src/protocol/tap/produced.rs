@@ -70,6 +70,12 @@ impl Lenient for Produced {
         match name {
             // Tool calls, parts of a content list, a transcript beside audio.
             "function" | "arguments" | "text" => read(map, self),
+            // A tool that takes plain text.
+            "custom" if self.kind == Kind::Arguments => {
+                self.said.say(Kind::Custom, name);
+                read(map, self)
+            }
+            "input" if self.kind == Kind::Arguments => read(map, self),
             "name" => self.read(map, Kind::CallName),
             "thinking" => self.read(map, Kind::Reasoning),
             "transcript" => self.read(map, Kind::Spoken),

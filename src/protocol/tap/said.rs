@@ -22,8 +22,10 @@ pub(super) enum Kind {
     CallId,
     /// The tool.
     CallName,
-    /// Its arguments.
+    /// Its arguments, or the plain text it takes.
     Arguments,
+    /// That it takes plain text; the words of it are ours.
+    Custom,
     /// Why the answer ended.
     Finish,
     /// A delta whose event says only later what it is.

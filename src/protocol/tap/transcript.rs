@@ -30,8 +30,10 @@ pub struct ToolCall {
     pub id: String,
     /// The tool.
     pub name: String,
-    /// Its arguments, JSON as the model wrote it.
+    /// Its arguments, JSON as the model wrote it, or plain text.
     pub arguments: Kept,
+    /// Whether the tool takes plain text.
+    pub is_custom: bool,
 }
 
 /// One answer.
@@ -223,6 +225,12 @@ impl Transcript {
                     let room = MAX_WORD.saturating_sub(call.name.len());
                     let (text, _) = text.split_at(text.floor_char_boundary(room));
                     call.name.push_str(text);
+                }
+                return;
+            }
+            Kind::Custom => {
+                if let Some(call) = choice.call(call, None) {
+                    call.is_custom = true;
                 }
                 return;
             }

@@ -147,6 +147,48 @@ fn calls_that_nobody_numbers_are_told_apart_by_their_ids() {
 }
 
 #[test]
+fn tools_that_take_plain_text_are_put_together_like_functions() {
+    let reply = r#"{"choices":[{"message":{"content":null,"tool_calls":[
+        {"id":"c1","type":"custom","custom":{"name":"cc","input":"raw \"text\""}},
+        {"id":"c2","type":"function","function":{"name":"f","arguments":"{}"}}]},"finish_reason":"tool_calls"}]}"#;
+    let said = plain(Dialect::Chat, reply, LIMIT);
+    assert_eq!(lines(&said), [r#"|||c1=cc(raw "text"),c2=f({})|tool_calls"#]);
+    let are_custom = |said: &Transcript| -> Vec<bool> {
+        said.choices()[0].calls.iter().map(|call| call.is_custom).collect()
+    };
+    assert_eq!(are_custom(&said), [true, false]);
+
+    let delta = |call: &str| {
+        format!("data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":[{call}]}}}}]}}\n\n")
+    };
+    let stream = [
+        delta(r#"{"index":0,"id":"c1","type":"custom","custom":{"name":"cc","input":""}}"#),
+        delta(r#"{"index":1,"id":"c2","type":"function","function":{"name":"f","arguments":""}}"#),
+        delta(r#"{"custom":{"input":"raw "},"index":0}"#),
+        delta(r#"{"index":0,"custom":{"input":"text"}}"#),
+    ]
+    .concat();
+    let said = streamed(Dialect::Chat, stream.as_bytes(), 7, LIMIT);
+    assert_eq!(lines(&said), ["|||c1=cc(raw text),c2=f()|-"]);
+    assert_eq!(are_custom(&said), [true, false]);
+}
+
+#[test]
+fn the_text_for_a_tool_counts_as_output() {
+    let tokens = |call: &str| {
+        let mut tap = PlainTap::new(Dialect::Chat);
+        let reply = format!(r#"{{"choices":[{{"message":{{"tool_calls":[{call}]}}}}]}}"#);
+        tap.push(&Bytes::from(reply));
+        tap.finish_counted().produced_tokens
+    };
+    let text = "a few words for a tool, and some more of them";
+    let function = tokens(&format!(r#"{{"function":{{"name":"f","arguments":"{text}"}}}}"#));
+    let custom = tokens(&format!(r#"{{"custom":{{"name":"f","input":"{text}"}}}}"#));
+    assert!(function > 5);
+    assert_eq!(custom, function);
+}
+
+#[test]
 fn tools_of_messages_and_responses_are_put_together_from_their_events() {
     let messages = concat!(
         "data: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"thinking\",\"thinking\":\"\"}}\n\n",

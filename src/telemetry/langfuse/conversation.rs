@@ -89,9 +89,10 @@ fn item(members: Map<String, Value>, content: Option<Value>) -> Value {
 }
 
 fn call(call: &Value) -> Value {
-    let of = |name: &str| call.pointer(&format!("/function/{name}"));
-    json!({ "type": "tool_call", "id": call.get("id"), "name": of("name"),
-        "arguments": of("arguments") })
+    let of = |places: [&str; 2]| places.into_iter().find_map(|place| call.pointer(place));
+    json!({ "type": "tool_call", "id": call.get("id"),
+        "name": of(["/function/name", "/custom/name"]),
+        "arguments": of(["/function/arguments", "/custom/input"]) })
 }
 
 /// The parts of a content: a text, or a list of which texts become texts and the rest stays.
@@ -140,7 +141,8 @@ mod tests {
         let chat = json!([
             { "role": "user", "content": "When?" },
             { "role": "assistant", "content": null, "tool_calls": [
-                { "id": "c1", "type": "function", "function": { "name": "tide", "arguments": "{}" } }] },
+                { "id": "c1", "type": "function", "function": { "name": "tide", "arguments": "{}" } },
+                { "id": "c2", "type": "custom", "custom": { "name": "shell", "input": "ls" } }] },
             { "role": "tool", "tool_call_id": "c1", "content": "06:12" },
             { "role": "user", "content": [{ "type": "text", "text": "Sure?" },
                 { "type": "image_url", "image_url": { "url": "[image/png, 3 bytes]" } }] },
@@ -150,7 +152,8 @@ mod tests {
             json!([
                 { "role": "user", "parts": [text("When?")] },
                 { "role": "assistant", "parts": [
-                    { "type": "tool_call", "id": "c1", "name": "tide", "arguments": "{}" }] },
+                    { "type": "tool_call", "id": "c1", "name": "tide", "arguments": "{}" },
+                    { "type": "tool_call", "id": "c2", "name": "shell", "arguments": "ls" }] },
                 { "role": "tool", "parts": [
                     { "type": "tool_call_response", "id": "c1", "response": "06:12" }] },
                 { "role": "user", "parts": [text("Sure?"),

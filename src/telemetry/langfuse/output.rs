@@ -140,9 +140,14 @@ impl Writer<'_> {
             out.push(if nth == 0 { b'[' } else { b',' });
             out.extend_from_slice(br#"{"id":"#);
             self.word(out, &call.id);
-            out.extend_from_slice(br#","type":"function","function":{"name":"#);
+            let (kind, text): (&[u8], &[u8]) = if call.is_custom {
+                (br#","type":"custom","custom":{"name":"#, br#","input":"#)
+            } else {
+                (br#","type":"function","function":{"name":"#, br#","arguments":"#)
+            };
+            out.extend_from_slice(kind);
             self.word(out, &call.name);
-            out.extend_from_slice(br#","arguments":"#);
+            out.extend_from_slice(text);
             self.string(out, &call.arguments);
             out.extend_from_slice(b"}}");
         }
