@@ -531,6 +531,23 @@ fn only_the_attempt_that_answered_is_billed() {
 }
 
 #[test]
+fn each_attempt_tells_how_it_ended_itself() {
+    let body = body(&failed_over(), &collector());
+    let told = |name: &str| -> Vec<Option<String>> {
+        let spans = otlp::spans(&body, &mut Vec::new());
+        spans.iter().map(|span| otlp::attribute(span, name)).collect()
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let status = told("http.response.status_code");
+    assert_eq!(status, [some("200"), some("429"), None, some("200")]);
+    assert_eq!(told("error.type"), [None, some("status_429"), some("timeout"), None]);
+    for name in ["gen_ai.response.finish_reasons", "gen_ai.response.model", "gen_ai.response.id"] {
+        let told = told(name);
+        assert!(told[1].is_none() && told[2].is_none() && told[3].is_some(), "{name}: {told:?}");
+    }
+}
+
+#[test]
 fn the_linter_finds_every_fault() {
     type Change = fn(&mut Value);
     fn at<'v>(span: &'v mut Value, key: &str) -> &'v mut Value {

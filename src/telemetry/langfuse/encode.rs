@@ -71,10 +71,10 @@ impl Encoder<'_> {
     fn single(&self, out: &mut Vec<u8>) {
         let exchange = &self.trace.exchange;
         let mut span = self.begin(out, SpanKind::Client);
-        self.common(&mut span);
+        self.common(&mut span, None);
         span.short(TYPE, GENERATION);
         self.verdict(&mut span);
-        self.model(&mut span, self.served_model());
+        self.model(&mut span, self.served_model(), true);
         self.input_and_output(&mut span);
         self.money(&mut span, exchange.usage, exchange.cost);
         self.first_token(&mut span);
@@ -85,7 +85,7 @@ impl Encoder<'_> {
     /// The span around several attempts.
     fn root(&self, out: &mut Vec<u8>) {
         let mut span = self.begin(out, SpanKind::Server);
-        self.common(&mut span);
+        self.common(&mut span, None);
         span.short(TYPE, "span");
         self.verdict(&mut span);
         self.input_and_output(&mut span);
@@ -109,12 +109,12 @@ impl Encoder<'_> {
             error: failure.as_deref(),
         };
         let mut span = Span::begin(out, (self.striker, self.strike), &start);
-        self.common(&mut span);
+        self.common(&mut span, Some(attempt).filter(|_| !is_last));
         span.short(TYPE, GENERATION);
         if is_last {
             let served = self.trace.reading.model.as_deref();
             self.verdict(&mut span);
-            self.model(&mut span, served.or(Some(&attempt.model)));
+            self.model(&mut span, served.or(Some(&attempt.model)), true);
             self.input_and_output(&mut span);
             self.money(&mut span, exchange.usage, exchange.cost);
             self.first_token(&mut span);
@@ -122,7 +122,7 @@ impl Encoder<'_> {
             if let Some(failure) = &failure {
                 level(&mut span, "ERROR", failure);
             }
-            self.model(&mut span, Some(&attempt.model));
+            self.model(&mut span, Some(&attempt.model), false);
             self.money(&mut span, None, None);
         }
         self.upstream(&mut span, &attempt.upstream);
@@ -145,8 +145,9 @@ impl Encoder<'_> {
         Span::begin(out, (self.striker, self.strike), &start)
     }
 
-    /// What belongs to the trace, on every span: Langfuse 4 looks at spans alone.
-    fn common(&self, span: &mut Span<'_, '_>) {
+    /// What belongs to the trace, on every span: Langfuse 4 looks at spans alone. Of an attempt that
+    /// another one `followed` OTLP backends are told how that ended.
+    fn common(&self, span: &mut Span<'_, '_>, followed: Option<&Attempt>) {
         let Trace { exchange, user, key, .. } = self.trace;
         span.short(key!("langfuse.trace.name"), &self.facts.name);
         span.short(key!("user.id"), user.as_deref().unwrap_or_default());
@@ -164,7 +165,7 @@ impl Encoder<'_> {
             span.named("langfuse.trace.metadata.", name, value);
         }
         if self.to.kind == DestinationKind::Otlp {
-            semconv::common(span, self.trace, self.to);
+            semconv::common(span, self.trace, self.to, followed);
         }
     }
 
@@ -197,11 +198,11 @@ impl Encoder<'_> {
         reading.model.as_deref().or_else(asked).or(exchange.model.as_deref())
     }
 
-    fn model(&self, span: &mut Span<'_, '_>, model: Option<&str>) {
+    fn model(&self, span: &mut Span<'_, '_>, model: Option<&str>, answered: bool) {
         span.short(key!("langfuse.observation.model.name"), model.unwrap_or_default());
         span.long(key!("langfuse.observation.model.parameters"), &self.facts.parameters());
         if self.to.kind == DestinationKind::Otlp {
-            semconv::generation(span, self.trace, &self.facts.parameters());
+            semconv::generation(span, self.trace, &self.facts.parameters(), answered);
         }
     }
 
