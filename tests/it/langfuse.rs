@@ -678,6 +678,32 @@ async fn a_full_disk_harms_no_call_and_what_it_kept_waiting_is_delivered() {
 }
 
 #[tokio::test]
+async fn a_full_disk_that_gets_room_while_the_process_drains_takes_what_waits() {
+    const CALLS: usize = 300;
+    let (origin, port) = (Origin::start().await, RefusedPort::take());
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some(disk) = SmallDisk::mount(folder.path().join("spool")) else {
+        eprintln!("skipped: only root may mount a small disk");
+        return;
+    };
+    let filler = disk.0.join("filler");
+    std::fs::write(&filler, vec![0; (8 << 20) - (64 << 10)]).expect("a disk with room");
+    let section = Langfuse::section_for(&format!("http://{}", port.address()), "");
+    let config = Config::to(&origin).section(&section);
+    let gateway = Gateway::start_in(folder, &config).await;
+    calls(&gateway, CALLS).await;
+    let is_full =
+        |status: &Value| status["state"] == "spool_unusable" && status["backlog"] == CALLS;
+    told(&gateway, "a full disk", is_full).await;
+    gateway.process.signal("TERM");
+    drained(&gateway).await;
+    std::fs::remove_file(filler).expect("our own file");
+    assert_eq!(gateway.process.exit_code().await, 0);
+    let _again = Gateway::start_in(gateway.process.kill(), &config).await;
+    Langfuse::at(port).has(CALLS).await;
+}
+
+#[tokio::test]
 async fn what_exceeds_the_spool_goes_oldest_first_and_is_counted() {
     let (origin, port) = (Origin::start().await, RefusedPort::take());
     let host = format!("http://{}", port.address());

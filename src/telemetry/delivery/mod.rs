@@ -448,6 +448,23 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_the_disk_of_a_destination_that_goes_is_counted() {
+        let folder = TempDir::new().unwrap();
+        let spool = folder.path().join("spool");
+        std::fs::write(&spool, "a file where the folder should be").unwrap();
+        let delivery = Delivery::new(Metrics::new("", ""));
+        delivery.apply(&[destination(&spool)]);
+        let outlet = Arc::clone(&delivery.outlets.load()[0]);
+        delivery.hand_over(trace(""));
+        eventually("a trace in memory", || outlet.status(SystemTime::now()).backlog == 1);
+        delivery.apply(&[]);
+        let dropped = || outlet.status(SystemTime::now()).dropped[0];
+        eventually("its loss", || dropped() == (Reason::Memory, 1));
+        assert_eq!(outlet.status(SystemTime::now()).backlog, 0);
+        delivery.close(Duration::from_secs(20));
+    }
+
+    #[test]
     fn more_than_is_kept_while_the_disk_is_away_is_dropped_and_counted() {
         let folder = TempDir::new().unwrap();
         let spool = folder.path().join("spool");
