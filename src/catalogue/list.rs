@@ -1,10 +1,12 @@
 //! What one upstream lists: its models read item by item, whatever shape the list has.
 
+use super::prices::{self, Override, Prices};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::fmt;
+use std::sync::Arc;
 
 /// Longer names are no model's, and would only swell the list.
 const MAX_ID_BYTES: usize = 256;
@@ -33,21 +35,6 @@ pub struct Entry {
     pub canonical_slug: Option<String>,
 }
 
-/// US dollars; each figure as close to the decimal the upstream wrote as a double can be.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prices {
-    /// A token of uncached input.
-    pub input: f64,
-    /// A token of output, reasoning included.
-    pub output: f64,
-    /// A token of input read from a cache; the input price where there is none.
-    pub cached_input: Option<f64>,
-    /// A token of input written to a cache; the input price where there is none.
-    pub cache_write: Option<f64>,
-    /// A call.
-    pub request: f64,
-}
-
 /// One model of one upstream.
 #[derive(Debug)]
 pub(super) struct Model {
@@ -57,7 +44,9 @@ pub(super) struct Model {
     /// Whether `fields` say whose model it is; else the name of the upstream stands in.
     is_owned: bool,
     pub(super) entry: Entry,
-    /// The most its tokens may cost; `None` where nobody can say.
+    /// When its tokens cost something else.
+    pub(super) overrides: Arc<[Override]>,
+    /// The most they may cost; `None` where nobody can say.
     pub(super) most: Option<Prices>,
 }
 
@@ -110,6 +99,7 @@ impl Model {
             fields: String::new(),
             is_owned: false,
             entry: Entry::default(),
+            overrides: Arc::default(),
             most: None,
         };
         model.complete(&Fields(Vec::new()));
@@ -133,8 +123,9 @@ impl Model {
             canonical_slug: fields.read("canonical_slug"),
         };
         let is_owned = fields.has("owned_by");
-        let most = entry.prices.and_then(|prices| prices.most(&pricing));
-        let mut model = Self { id, fields: String::new(), is_owned, entry, most };
+        let overrides = prices::overrides(&pricing);
+        let most = entry.prices.and_then(|prices| prices.most(&pricing, &overrides));
+        let mut model = Self { id, fields: String::new(), is_owned, entry, overrides, most };
         for (name, value) in fields.0.iter().filter(|(name, _)| name != "id") {
             model.put(name, value.get());
         }
@@ -187,55 +178,6 @@ fn plain_id(id: String, owner: Option<String>) -> String {
 
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
-}
-
-/// The prices that are read; what else stands there is billed by the upstream alone.
-const TOKEN_PRICES: [&str; 5] =
-    ["prompt", "completion", "input_cache_read", "input_cache_write", "request"];
-
-/// An amount of dollars, as a number or as a text.
-fn usd(value: &Value) -> Option<f64> {
-    let usd = value.as_str().map_or_else(|| value.as_f64(), |text| text.parse().ok())?;
-    (usd.is_finite() && usd >= 0.0).then_some(usd)
-}
-
-impl Prices {
-    fn of(pricing: &Map<String, Value>) -> Option<Self> {
-        let price = |name: &str| usd(pricing.get(name)?);
-        Some(Self {
-            input: price("prompt")?,
-            output: price("completion")?,
-            cached_input: price("input_cache_read"),
-            cache_write: price("input_cache_write"),
-            request: price("request").unwrap_or_default(),
-        })
-    }
-
-    /// The dearest they may become by `overrides`, for long prompts or at certain hours. `None` for a
-    /// model whose tokens are free and which bills images, searches or minutes instead.
-    fn most(self, pricing: &Map<String, Value>) -> Option<Self> {
-        let overrides = pricing.get("overrides").and_then(Value::as_array);
-        let over = overrides.into_iter().flatten().filter_map(Value::as_object);
-        let most = over.fold(self, |most, over| {
-            let dearer = |name: &str, than: f64| {
-                over.get(name).and_then(usd).map_or(than, |usd| usd.max(than))
-            };
-            let input = dearer("prompt", most.input);
-            Self {
-                input,
-                output: dearer("completion", most.output),
-                cached_input: Some(dearer("input_cache_read", most.cached_input.unwrap_or(input))),
-                cache_write: Some(dearer("input_cache_write", most.cache_write.unwrap_or(input))),
-                request: dearer("request", most.request),
-            }
-        });
-        let is_free = [most.input, most.output, most.request].iter().all(|usd| *usd <= 0.0);
-        let is_other = |name: &str| !TOKEN_PRICES.contains(&name) && name != "discount";
-        let has_other = pricing
-            .iter()
-            .any(|(name, value)| is_other(name) && usd(value).is_some_and(|usd| usd > 0.0));
-        (!is_free || !has_other).then_some(most)
-    }
 }
 
 /// The fields of one item, in order, their values as they stand.

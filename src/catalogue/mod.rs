@@ -4,13 +4,17 @@
 //! is written once, when the lists are merged; an answer only joins those that the caller may use.
 
 mod list;
+mod prices;
 
-pub use list::{Entry, Prices, UpstreamList};
+pub use list::{Entry, UpstreamList};
+pub use prices::Prices;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use list::Model;
+use prices::Override;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 const HEAD: &[u8] = br#"{"object":"list","data":["#;
 const TAIL: &[u8] = b"]}";
@@ -34,6 +38,8 @@ pub struct Catalogue {
     by_id: BTreeMap<Arc<str>, Arc<Item>>,
     /// What each upstream that offers a model takes for it.
     offers: BTreeMap<Arc<str>, Vec<Offer>>,
+    /// The dated names that replies carry, and the names that callers use for them.
+    dated: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// What one upstream lists as the price of a model.
@@ -43,8 +49,18 @@ pub struct Offer {
     pub upstream: Arc<str>,
     /// What tokens cost there.
     pub prices: Prices,
+    /// When they cost something else.
+    overrides: Arc<[Override]>,
     /// The most they may cost there; `None` where it bills something else instead.
     pub most: Option<Prices>,
+}
+
+impl Offer {
+    /// What a call with so long a prompt pays that was made at that time.
+    #[must_use]
+    pub fn paid(&self, prompt_tokens: u64, at: SystemTime) -> Prices {
+        self.prices.after(&self.overrides, prompt_tokens, at)
+    }
 }
 
 #[derive(Debug)]
@@ -87,6 +103,9 @@ impl Catalogue {
         let id: Arc<str> = id.into();
         let json = Bytes::from(model.to_json(&id, upstream));
         let item = Arc::new(Item { id: Arc::clone(&id), json, entry: model.entry.clone() });
+        if let Some(dated) = &model.entry.canonical_slug {
+            self.dated.entry(dated.as_str().into()).or_insert_with(|| Arc::clone(&id));
+        }
         self.items.push(Arc::clone(&item));
         self.by_id.insert(id, item);
     }
@@ -96,13 +115,28 @@ impl Catalogue {
         let Some(prices) = model.entry.prices else { return };
         let offers = self.offers.entry(id.into()).or_default();
         if offers.last().is_none_or(|last| *last.upstream != *upstream) {
-            offers.push(Offer { upstream: upstream.into(), prices, most: model.most });
+            let overrides = Arc::clone(&model.overrides);
+            offers.push(Offer { upstream: upstream.into(), prices, overrides, most: model.most });
         }
     }
 
-    /// What the upstreams that offer a model take for it.
+    /// What the upstreams that offer a model take for it; for a dated name, or one with a variant behind
+    /// it (`…:nitro`) that is not listed, what they take for the model itself.
     pub fn offers(&self, id: &str) -> &[Offer] {
-        self.offers.get(id).map_or(&[], Vec::as_slice)
+        let known = |id: &str| {
+            let dated = || self.dated.get(id).and_then(|id| self.offers.get(id));
+            self.offers.get(id).or_else(dated)
+        };
+        known(id).or_else(|| known(without_variant(id))).map_or(&[], Vec::as_slice)
+    }
+
+    /// The name that callers use for the model that a reply names.
+    pub fn called<'n>(&'n self, served: &'n str) -> &'n str {
+        if self.by_id.contains_key(served) {
+            served
+        } else {
+            self.dated.get(served).map_or(served, |id| id)
+        }
     }
 
     /// The answer to `GET /v1/models`, with the models that `may_use` allows.
@@ -150,6 +184,15 @@ impl Catalogue {
     /// Whether no upstream lists anything.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+}
+
+/// The name of a model without what OpenRouter takes before and behind it to choose among its providers.
+fn without_variant(id: &str) -> &str {
+    let id = id.strip_prefix('~').unwrap_or(id);
+    match id.rsplit_once(':') {
+        Some((model, variant)) if !variant.contains('/') => model,
+        Some(_) | None => id,
     }
 }
 

@@ -113,6 +113,11 @@ impl Limits {
         self.store.close();
     }
 
+    /// A call under a budget used tokens that nobody knows the price of; the operator is told once a model.
+    pub fn unpriced(&self, account: &Account, model: &str) {
+        self.warnings.unpriced(account, model);
+    }
+
     fn spent(&self, account: &Account, funds: Option<Funds>) {
         if let Some(funds) = funds {
             self.warnings.spent(account, &funds);

@@ -1,16 +1,24 @@
-//! When an operator is told that a budget runs out: at 80 % and at its end, once a period.
+//! When an operator is told that a budget runs out, at 80 % and at its end, once a period; and that one
+//! counts nothing, since no price is known.
 
 use crate::store::{Account, Dimension, Funds, Refusal};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// Of a hundred: the first warning.
 const NEARLY: u64 = 80;
 
+/// Most models that are told of: callers choose their names.
+const MOST_UNPRICED: usize = 100;
+
 /// What has been told.
 #[derive(Debug, Default)]
-pub(super) struct Warnings(Mutex<HashMap<Arc<str>, Told>>);
+pub(super) struct Warnings {
+    told: Mutex<HashMap<Arc<str>, Told>>,
+    /// Models without a price.
+    unpriced: Mutex<HashSet<String>>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Told {
@@ -33,8 +41,26 @@ impl Warnings {
         if used * 100 < limit * u128::from(NEARLY) {
             return;
         }
-        let share = if used >= limit { Share::All } else { Share::Nearly };
-        self.tell(account, funds, share);
+        self.tell(account, funds, Share::Nearly);
+        if used >= limit {
+            self.tell(account, funds, Share::All);
+        }
+    }
+
+    /// A call under a budget used tokens that nobody knows the price of.
+    pub(super) fn unpriced(&self, account: &Account, model: &str) {
+        let mut told = self.unpriced.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= MOST_UNPRICED || told.contains(model) {
+            return;
+        }
+        told.insert(model.to_owned());
+        drop(told);
+        let key = &*account.key;
+        tracing::warn!(
+            key,
+            model,
+            "no price is known for a model, so that budgets count nothing for its calls; add it to `prices`"
+        );
     }
 
     /// A call was refused. Where waiting for running calls would not help, the budget is at its end.
@@ -73,7 +99,7 @@ impl Warnings {
     }
 
     fn is_news(&self, account: &Account, funds: &Funds, share: Share) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Told { resets_at: funds.resets_at, share };
         match told.get(&account.key) {
             Some(before) if before.resets_at == now.resets_at && before.share >= share => false,

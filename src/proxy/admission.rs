@@ -27,6 +27,8 @@ pub(super) struct Admission {
     pub(super) is_priced: bool,
     /// Output tokens, roughly, at which its stream is cut.
     pub(super) cap: Option<u64>,
+    /// Every model that the body names, where it leaves the choice to the upstream.
+    pub(super) named: Vec<String>,
 }
 
 /// What a call may use at most.
@@ -61,8 +63,13 @@ pub(super) async fn admit(ctx: &mut Ctx, call: &Call) -> Result<(), Rejection> {
     let is_paid = account.budget.is_some() && weight.worst != Some(NanoUsd::ZERO);
     let cap = is_paid.then_some(weight.cap);
     let Weight { prompt, output, .. } = weight;
-    ctx.admission =
-        Some(Admission { permit, prompt, output, is_priced: weight.worst.is_some(), cap });
+    let is_priced = weight.worst.is_some();
+    let named = if call.facts.names_several() {
+        call.facts.names().map(ToOwned::to_owned).collect()
+    } else {
+        Vec::new()
+    };
+    ctx.admission = Some(Admission { permit, prompt, output, is_priced, cap, named });
     Ok(())
 }
 

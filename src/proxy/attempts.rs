@@ -311,7 +311,7 @@ async fn talk(
     (connection, clock): (&mut Connection, &mut Clock),
 ) -> Result<Box<ResponseHeader>, Stopped> {
     let provider = upstream.config.provider.row();
-    let body = call.body_for(upstream.model_name(call.model()), &provider);
+    let body = call.body_for(upstream, &provider);
     let session_id = ctx.session_id.as_deref();
     let traceparent = ctx.traced.outgoing(ctx.trace_id, ctx.outcome.attempts);
     let ids = (session_id, traceparent);

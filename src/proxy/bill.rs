@@ -2,7 +2,8 @@
 
 use super::admission::Admission;
 use super::context::Ctx;
-use super::pricing::Pricing;
+use super::context::Unbilled;
+use super::pricing::{Billed, Pricing};
 use super::work::Answer;
 use crate::limits::prices::Rates;
 use crate::protocol::Dialect;
@@ -46,6 +47,14 @@ struct Stake {
     is_priced: bool,
 }
 
+impl Stake {
+    /// Output tokens by our count, of a call that kept to what was reserved for it.
+    const fn may_be_counted(&self) -> u64 {
+        const AN_EVENT: u64 = 64;
+        self.output.saturating_mul(2).saturating_add(AN_EVENT)
+    }
+}
+
 /// The prices that may be asked for.
 struct Prices<R, D> {
     /// The model's own, and who says so.
@@ -78,41 +87,58 @@ pub(super) fn settle_by(ctx: &mut Ctx, reading: &Reading) {
 
 /// The cost for the record; `None` where nothing was used.
 fn settled(ctx: &Ctx, admission: Admission, reading: &Reading) -> Option<Cost> {
-    let Admission { permit, prompt, output, is_priced, .. } = admission;
+    let Admission { permit, prompt, output, is_priced, named, .. } = admission;
     let outcome = &ctx.outcome;
-    let has_budget = ctx.caller.as_ref().is_some_and(|caller| caller.account.budget.is_some());
+    let account = ctx.caller.as_ref().map(|caller| &caller.account);
+    let has_budget = account.is_some_and(|account| account.budget.is_some());
     let stake = Stake { prompt, output, reserved: permit.reserved(), has_budget, is_priced };
     let used = used(ctx, reading);
     let asked = outcome.fallback_model.as_deref().unwrap_or(permit.model());
     // The call under way is among those tried only once it has ended.
     let last = || outcome.tries.last().map(|attempt| &attempt.model);
     let sent = outcome.trying.as_ref().map(|(_, model)| model).or_else(last);
-    let sent = sent.map_or(asked, String::as_str);
     let models = ctx.shared.current.models.load();
     let pricing = Pricing { snapshot: &ctx.snapshot, models: &models };
-    let priced = |used: &Used, asked: &str, sent: &str| {
-        let of_model = || pricing.rates(asked, sent, outcome.upstream.as_deref());
+    let priced = |used: &Used, call: &Billed<'_>| {
+        let of_model = |usage: &Usage| pricing.rates(call, usage.input_total);
         bill(used, &stake, Prices { of_model, dearest: || pricing.dearest() })
     };
-    let last = priced(&used, asked, sent);
-    let earlier = unseen(ctx.stream || is_embedding(ctx));
-    let earlier = outcome.unbilled.iter().filter_map(|(asked, sent)| priced(&earlier, asked, sent));
-    let bill = earlier.fold(last, |bill, estimate| Some(together(bill, estimate)));
+    let call = Billed {
+        asked,
+        sent: sent.map_or(asked, String::as_str),
+        served: reading.model.as_deref(),
+        named: if outcome.fallback_model.is_some() { &[] } else { &named },
+        upstream: outcome.upstream.as_deref(),
+        at: ctx.started,
+    };
+    let last = priced(&used, &call);
+    let earlier = outcome.unbilled.iter().filter_map(|failed| {
+        let Unbilled { asked, sent, upstream, reading } = failed;
+        let (served, upstream) = (reading.model.as_deref(), Some(&**upstream));
+        priced(&left_behind(ctx, reading), &Billed { asked, sent, served, upstream, ..call })
+    });
+    let bill = earlier.fold(last, |bill, earlier| Some(together(bill, earlier)));
+    let model = pricing.answered(&call).unwrap_or(asked);
     drop(models);
     let Some(bill) = bill else {
         permit.settle(&Settlement::nothing());
         return None;
     };
+    let tokens = bill.usage.input_total.saturating_add(bill.usage.output_total);
+    if let Some(account) =
+        account.filter(|_| has_budget && bill.source == CostSource::None && tokens > 0)
+    {
+        ctx.shared.limits.unpriced(account, model);
+    }
     let entry = Entry {
-        model: if asked == &**permit.model() { Arc::clone(permit.model()) } else { asked.into() },
+        model: if *model == **permit.model() { Arc::clone(permit.model()) } else { model.into() },
         upstream: outcome.upstream.clone().unwrap_or_default(),
         source: bill.source,
         usage: bill.usage,
     };
-    let tokens = bill.usage.input_total.saturating_add(bill.usage.output_total);
     let cost = bill.cost.min(NanoUsd::from_usd(MOST_USD));
     permit.settle(&Settlement { tokens, cost, entry: Some(entry) });
-    let is_all = bill.source == CostSource::Upstream;
+    let is_all = bill.source == CostSource::Upstream && outcome.unbilled.is_empty();
     let usd = used.upstream_usd.filter(|_| is_all).unwrap_or_else(|| cost.usd());
     Some(Cost { usd, source: bill.source })
 }
@@ -155,6 +181,12 @@ fn is_likely(ctx: &Ctx, usd: f64) -> bool {
     is_likely
 }
 
+/// What is known of a call that failed before another one was made: what it said, or nothing.
+fn left_behind(ctx: &Ctx, reading: &Reading) -> Used {
+    let upstream_usd = reading.upstream_cost_usd.filter(|usd| is_likely(ctx, *usd));
+    Used { usage: reading.usage, upstream_usd, ..unseen(ctx.stream || is_embedding(ctx)) }
+}
+
 /// What is known of a call that was sent and not waited for: a stream stops where it is left, before
 /// its first token, and a plain reply is written to its end.
 const fn unseen(has_no_output: bool) -> Used {
@@ -162,12 +194,12 @@ const fn unseen(has_no_output: bool) -> Used {
     Used { usage: None, is_open: false, upstream_usd: None, produced, has_worked: true }
 }
 
-/// One bill for two upstream calls, of which the second is an estimate.
-fn together(bill: Option<Bill>, estimate: Bill) -> Bill {
-    bill.map_or(estimate, |bill| Bill {
-        usage: bill.usage.plus(&estimate.usage),
-        cost: bill.cost.plus(estimate.cost),
-        source: CostSource::Estimate,
+/// One bill for two upstream calls; the more certain of two sources is none of both.
+fn together(bill: Option<Bill>, earlier: Bill) -> Bill {
+    bill.map_or(earlier, |bill| Bill {
+        usage: bill.usage.plus(&earlier.usage),
+        cost: bill.cost.plus(earlier.cost),
+        source: if bill.source == earlier.source { bill.source } else { CostSource::Estimate },
     })
 }
 
@@ -176,7 +208,7 @@ fn together(bill: Option<Bill>, estimate: Bill) -> Bill {
 /// what it wrote, it is the most it may have written. `None` where nothing was used.
 fn bill<R, D>(used: &Used, stake: &Stake, prices: Prices<R, D>) -> Option<Bill>
 where
-    R: FnOnce() -> Option<(Rates, CostSource)>,
+    R: FnOnce(&Usage) -> Option<(Rates, CostSource)>,
     D: FnOnce() -> Rates,
 {
     if !used.has_worked && used.usage.is_none() && used.upstream_usd.is_none() {
@@ -189,7 +221,7 @@ where
         let cost = NanoUsd::from_usd(usd);
         return Some(Bill { usage, cost, source: CostSource::Upstream });
     }
-    let known = (prices.of_model)();
+    let known = (prices.of_model)(&usage);
     let cost = match (known, named) {
         (Some((rates, source)), Some(_)) => {
             return Some(Bill { usage, cost: rates.cost(&usage), source });
@@ -198,8 +230,11 @@ where
         (Some((rates, _)), None) if used.produced.is_none() && stake.is_priced => {
             rates.worst(usage.input_total, usage.output_total).max(stake.reserved)
         }
-        // Our count may lie above the upstream's, which was told the most it may write.
-        (Some((rates, _)), None) if stake.has_budget && stake.is_priced => {
+        // Our count may lie above the upstream's, which was told the most it may write, and a stream is cut
+        // behind the event that reaches it; but not so far.
+        (Some((rates, _)), None)
+            if stake.has_budget && stake.is_priced && produced <= stake.may_be_counted() =>
+        {
             rates.cost(&usage).min(stake.reserved)
         }
         (Some((rates, _)), None) => rates.cost(&usage),
@@ -275,7 +310,7 @@ mod tests {
         used: &Used,
         rates: Option<(Rates, CostSource)>,
     ) -> Option<(u64, CostSource, u64)> {
-        let bill = bill(used, stake, Prices { of_model: || rates, dearest: || at(10.0) })?;
+        let bill = bill(used, stake, Prices { of_model: |_: &Usage| rates, dearest: || at(10.0) })?;
         Some((bill.cost.0, bill.source, bill.usage.input_total))
     }
 
@@ -297,6 +332,13 @@ mod tests {
         assert_eq!(said(&SILENT, rates()), Some((150_000, CostSource::Estimate, 100)));
         let before_the_first = Used { produced: Some(0), ..SILENT };
         assert_eq!(said(&before_the_first, rates()), Some((100_000, CostSource::Estimate, 100)));
+    }
+
+    #[test]
+    fn who_goes_far_beyond_what_was_reserved_pays_for_it() {
+        let produced = |tokens| said(&Used { produced: Some(tokens), ..SILENT }, rates());
+        assert_eq!(produced(450), Some((525_000, CostSource::Estimate, 100)), "by our count alone");
+        assert_eq!(produced(20_000), Some((20_100_000, CostSource::Estimate, 100)));
     }
 
     #[test]
@@ -325,13 +367,16 @@ mod tests {
     #[test]
     fn calls_before_the_last_are_added_as_an_estimate() {
         let named = Used { usage: Some(usage()), ..SILENT };
-        let prices = || Prices { of_model: rates, dearest: || at(10.0) };
+        let prices = || Prices { of_model: |_: &Usage| rates(), dearest: || at(10.0) };
         let last = bill(&named, &STAKE, prices());
         let earlier = bill(&UNSEEN, &STAKE, prices()).unwrap();
         let sum = together(last, earlier);
         assert_eq!((sum.cost, sum.source), (NanoUsd(540_000), CostSource::Estimate));
         assert_eq!((sum.usage.input_total, sum.usage.output_total), (135, 405));
         assert_eq!(together(None, earlier), earlier);
+        let figure = bill(&Used { upstream_usd: Some(0.5), ..SILENT }, &STAKE, prices());
+        let both = together(figure, figure.unwrap());
+        assert_eq!((both.cost, both.source), (NanoUsd(1_000_000_000), CostSource::Upstream));
         let stream = bill(&unseen(true), &STAKE, prices()).unwrap();
         assert_eq!((stream.cost, stream.usage.output_total), (NanoUsd(100_000), 0));
     }

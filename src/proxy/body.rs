@@ -172,7 +172,10 @@ fn allow(ctx: &Ctx, facts: &RequestFacts) -> Result<(), Rejection> {
     let Some(caller) = ctx.caller.as_ref().filter(|caller| !caller.models.is_everything()) else {
         return Ok(());
     };
-    match facts.names().find(|name| !caller.models.matches(name)) {
+    // A preset may be allowed by its bare name or as models are asked for by it.
+    let may_use_preset =
+        |name| facts.is_preset(name) && caller.models.matches(&format!("@preset/{name}"));
+    match facts.names().find(|name| !caller.models.matches(name) && !may_use_preset(name)) {
         None => Ok(()),
         Some(name) => {
             let name: String = name.chars().take(100).collect();

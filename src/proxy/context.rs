@@ -10,7 +10,7 @@ use crate::ids::{RequestId, TraceId};
 use crate::protocol::Dialect;
 use crate::protocol::edit::{Edits, MemberSpan, Segments, json_string};
 use crate::protocol::path::Endpoint;
-use crate::protocol::request::{Optional, RequestFacts, within_messages};
+use crate::protocol::request::{Optional, OtherModel, RequestFacts, within_messages};
 use crate::protocol::tap::{Finished, Reading};
 use crate::protocol::usage::Cost;
 use crate::protocol::usage_chunk;
@@ -79,9 +79,10 @@ impl Call {
         is_due && is_chat && self.stream() && !self.facts.include_usage
     }
 
-    /// The body as this provider gets it: its own model name, without what it refuses.
-    pub(super) fn body_for(&self, model: &str, provider: &Row) -> Segments {
+    /// The body as this upstream gets it: its own names of models, without what it refuses.
+    pub(super) fn body_for(&self, upstream: &Upstream, provider: &Row) -> Segments {
         let fields = provider.fields;
+        let model = upstream.model_name(self.model());
         let mut edits = Edits::new();
         if self.asks_for_usage(provider) {
             usage_chunk::ask(&mut edits, &self.facts, &self.body);
@@ -98,6 +99,14 @@ impl Call {
                 Some(known) => edits.replace(place.key.clone(), json_string(known)),
                 None if fields.takes_out(name, self.dialect) => gone.push(place),
                 None => {}
+            }
+        }
+        for OtherModel { name, place } in &self.facts.other_models {
+            let theirs = upstream.model_name(name);
+            let is_gone =
+                || gone.iter().any(|gone| (gone.key.start..gone.end).contains(&place.start));
+            if theirs != name && !is_gone() {
+                edits.replace(place.clone(), json_string(theirs));
             }
         }
         gone.sort_by_key(|place| place.key.start);
@@ -146,11 +155,22 @@ pub(super) struct Outcome {
     pub(super) produced_tokens: u64,
     /// How far the upstream call under way came, or the last one.
     pub(super) work: Work,
-    /// The models of those before it that may cost something, which nobody says: in the caller's
-    /// name and in the upstream's.
-    pub(super) unbilled: Vec<(String, String)>,
+    /// Those before it that may cost something.
+    pub(super) unbilled: Vec<Unbilled>,
     /// Whether the caller left before the end.
     pub(super) cancelled: bool,
+}
+
+/// An upstream call that failed and may cost something all the same.
+#[derive(Debug)]
+pub(super) struct Unbilled {
+    /// The model in the caller's name for it.
+    pub(super) asked: String,
+    /// The same in its upstream's.
+    pub(super) sent: String,
+    pub(super) upstream: Arc<str>,
+    /// What its reply said of it, mostly nothing.
+    pub(super) reading: Reading,
 }
 
 impl Outcome {
@@ -283,18 +303,19 @@ impl Ctx {
     }
 
     /// Another upstream call follows: what the one before may cost is noted, and of its reply nothing
-    /// is billed or told any more.
+    /// else is told any more.
     fn leave_behind(&mut self) {
         let stream = self.stream;
         let Outcome { reading, work, .. } = &mut self.outcome;
         let (work, reading) = (std::mem::take(work), std::mem::take(reading));
-        let has_named = reading.usage.is_some() || reading.upstream_cost_usd.is_some();
         self.outcome.produced_tokens = 0;
         let Some(last) = self.outcome.tries.last() else { return };
-        if has_named || work.may_be_billed(Some(last.outcome), stream) {
+        if reading.names_a_price() || work.may_be_billed(Some(last.outcome), stream) {
             let asked = self.outcome.fallback_model.as_ref().or(self.model.as_ref());
             let asked = asked.cloned().unwrap_or_default();
-            self.outcome.unbilled.push((asked, last.model.clone()));
+            let (sent, upstream) = (last.model.clone(), Arc::clone(&last.upstream));
+            let reading = Reading { output: None, ..reading };
+            self.outcome.unbilled.push(Unbilled { asked, sent, upstream, reading });
         }
     }
 

@@ -88,8 +88,12 @@ pub(super) async fn plain(
     let mut tap = Some(tap);
     if let Some(tap) = tap.take_if(|_| ended) {
         let finished = tap.finish_counted();
-        judge_whole(&finished)?;
-        ctx.outcome.read(finished, true);
+        let judged = judge_whole(&finished);
+        // An error is free, unless it says what it costs.
+        if judged.is_ok() || finished.reading.names_a_price() {
+            ctx.outcome.read(finished, true);
+        }
+        judged?;
     }
     if call.stream() {
         // Clients of a stream skip every line of JSON: they would see an empty answer and no error.

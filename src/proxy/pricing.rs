@@ -6,6 +6,7 @@ use crate::protocol::usage::CostSource;
 use crate::snapshot::Snapshot;
 use crate::snapshot::models::Merged;
 use crate::store::{NanoUsd, TokenPrice};
+use std::time::SystemTime;
 
 /// The dearest model on sale, in dollars a million tokens of input and of output: `o1-pro`.
 const DEAREST_ON_SALE: (f64, f64) = (150.0, 600.0);
@@ -18,20 +19,81 @@ pub(super) struct Pricing<'a> {
     pub(super) models: &'a Merged,
 }
 
+/// An upstream call that is billed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Billed<'a> {
+    /// The model in the caller's name for it.
+    pub(super) asked: &'a str,
+    /// The same in its upstream's.
+    pub(super) sent: &'a str,
+    /// The one that answered, if the reply says so.
+    pub(super) served: Option<&'a str>,
+    /// Every model that the body names, where it names several.
+    pub(super) named: &'a [String],
+    pub(super) upstream: Option<&'a str>,
+    /// When the call began.
+    pub(super) at: SystemTime,
+}
+
 impl Pricing<'_> {
-    /// The price of a model at an upstream, and who says so: by the caller's name for it, or by the
-    /// name that its upstream knows.
+    /// The price of a call with so long a prompt, and who says so; that of the model that answered, where
+    /// the body leaves the choice to the upstream.
     pub(super) fn rates(
         &self,
-        model: &str,
-        sent: &str,
-        upstream: Option<&str>,
+        call: &Billed<'_>,
+        prompt_tokens: u64,
+    ) -> Option<(Rates, CostSource)> {
+        let of = |model: &str, sent: &str| self.of_model(call, (model, sent), prompt_tokens);
+        let of_served = || call.served.and_then(|served| of(self.models.called(served), served));
+        if call.named.is_empty() {
+            return of(call.asked, call.sent).or_else(of_served);
+        }
+        match self.answered(call) {
+            Some(model) => of(model, self.at_upstream(call, model)),
+            None => of_served().or_else(|| {
+                let all = call.named.iter().map(|model| of(model, self.at_upstream(call, model)));
+                all.flatten().reduce(|(one, source), (other, _)| (one.dearer(&other), source))
+            }),
+        }
+    }
+
+    /// Which of the models that the body names has answered; `None` where the reply does not say.
+    pub(super) fn answered<'c>(&self, call: &Billed<'c>) -> Option<&'c str> {
+        let served = call.served?;
+        let called = self.models.called(served);
+        let is_it = |model: &&String| {
+            let names = [model.as_str(), self.at_upstream(call, model)];
+            names.contains(&served) || names.contains(&called)
+        };
+        let dated = |model: &&String| {
+            let behind = served.strip_prefix(self.at_upstream(call, model));
+            behind.is_some_and(|behind| behind.starts_with(['-', ':', '@']))
+        };
+        let by_beginning = || call.named.iter().filter(dated).max_by_key(|model| model.len());
+        call.named.iter().find(is_it).or_else(by_beginning).map(String::as_str)
+    }
+
+    /// A model as the upstream of the call knows it.
+    fn at_upstream<'m>(&'m self, call: &Billed<'_>, model: &'m str) -> &'m str {
+        let upstreams = &self.snapshot.upstreams;
+        let found = upstreams.iter().find(|upstream| Some(&*upstream.name) == call.upstream);
+        found.map_or(model, |upstream| upstream.model_name(model))
+    }
+
+    /// The price of a model by the caller's name for it, or by the name that its upstream knows.
+    fn of_model(
+        &self,
+        call: &Billed<'_>,
+        (model, sent): (&str, &str),
+        prompt_tokens: u64,
     ) -> Option<(Rates, CostSource)> {
         let prices = &self.snapshot.prices;
         let configured = prices.get(model).or_else(|| prices.get(sent));
-        let listed = || self.listed(model, upstream).or_else(|| self.listed(sent, upstream));
         let config = configured.map(|rates| (rates, CostSource::Config));
-        config.or_else(|| Some((listed()?, CostSource::Catalogue)))
+        config.or_else(|| {
+            let listed = |model| self.listed(call, model, prompt_tokens);
+            Some((listed(model).or_else(|| listed(sent))?, CostSource::Catalogue))
+        })
     }
 
     /// Every price that may turn out to be a model's, whichever upstream answers; `None` where none
@@ -63,10 +125,10 @@ impl Pricing<'_> {
     }
 
     /// What the upstream lists that answered, else the dearest that any lists.
-    fn listed(&self, model: &str, upstream: Option<&str>) -> Option<Rates> {
+    fn listed(&self, call: &Billed<'_>, model: &str, prompt_tokens: u64) -> Option<Rates> {
         let offers = self.models.offers(model);
-        let own = offers.iter().find(|offer| Some(&*offer.upstream) == upstream);
-        let rates = |offer: &catalogue::Offer| of_catalogue(&offer.prices);
+        let own = offers.iter().find(|offer| Some(&*offer.upstream) == call.upstream);
+        let rates = |offer: &catalogue::Offer| of_catalogue(&offer.paid(prompt_tokens, call.at));
         let dearest = || offers.iter().map(rates).reduce(|one, other| one.dearer(&other));
         own.map(rates).or_else(dearest)
     }

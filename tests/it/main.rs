@@ -31,6 +31,7 @@ mod limits;
 mod models;
 mod passthrough;
 mod paths;
+mod prices;
 mod redis;
 mod reload;
 mod selection;

@@ -1,6 +1,6 @@
 //! What a request is weighed and admitted by: how many answers, what is kept upstream, every name.
 
-use super::tests::{chat, facts, refused};
+use super::tests::{chat, facts, other_names, refused};
 use super::*;
 
 #[test]
@@ -59,7 +59,7 @@ fn a_name_in_other_letters_is_refused_where_it_decides() {
     let own = r#","metadata":{"Model":"x","N":"1"},"User":"u","Temperature":1"#;
     assert!(facts(&chat(own)).other_models.is_empty());
     let tool = r#","tools":[{"type":"advisor","Analysis_Models":["dear"],"Model":"k"}]"#;
-    assert_eq!(facts(&chat(tool)).other_models, ["dear", "k"]);
+    assert_eq!(other_names(&facts(&chat(tool))), ["dear", "k"]);
 }
 
 #[test]
@@ -69,4 +69,22 @@ fn a_preset_behind_a_model_is_a_name_of_its_own() {
     let found = facts(&body);
     let names: Vec<&str> = found.names().collect();
     assert_eq!(names, ["m", "n", "a/b", "c", "d", "e@f", "g"]);
+}
+
+#[test]
+fn of_a_body_with_a_fault_no_more_is_noted() {
+    let body = format!(r#"{{"store":0,{}"model":"m"}}"#, r#""store":0,"#.repeat(10_000));
+    let mut members = Vec::new();
+    let read = read_noting(body.as_bytes(), Dialect::Chat, Some(&mut members));
+    assert!(read.is_err() && members.len() < 3, "{}", members.len());
+}
+
+#[test]
+fn a_preset_goes_by_both_of_its_names() {
+    let found = facts(&chat(r#","preset":"own","models":["a@preset/behind","@PRESET/alone"]"#));
+    for (name, is_preset) in
+        [("own", true), ("behind", true), ("alone", true), ("a", false), ("m", false), ("", false)]
+    {
+        assert_eq!(found.is_preset(name), is_preset, "{name}");
+    }
 }

@@ -52,7 +52,7 @@ pub struct RequestFacts {
     /// Every model the body names besides `model`, patterns included: in `models`, in `fallbacks`,
     /// and in the entries of `tools` and `plugins` (their `model`, `models`, `…_model`, `…_models`
     /// and `preset`, which may stand under `parameters`).
-    pub other_models: Vec<String>,
+    pub other_models: Vec<OtherModel>,
     /// The `preset` that may choose a model at the upstream.
     pub preset: Option<String>,
     /// The [`OPTIONAL`] members it has, in the order of the body.
@@ -68,9 +68,27 @@ pub struct RequestFacts {
 const PRESET: &str = "@preset/";
 
 impl RequestFacts {
+    /// Whether the upstream may choose among more than one.
+    pub fn names_several(&self) -> bool {
+        !self.other_models.is_empty() || self.preset.is_some() || self.model.contains('@')
+    }
+
+    /// Whether one of [`Self::names`] is a preset's, and stands as `@preset/…` in the body or might.
+    pub fn is_preset(&self, name: &str) -> bool {
+        let others = self.other_models.iter().map(|other| other.name.as_str());
+        let is_behind = |text: &str| {
+            let at = text.len().saturating_sub(name.len() + PRESET.len());
+            let (before, behind) = text.split_at_checked(at).unwrap_or((text, ""));
+            let (mark, preset) = behind.split_at_checked(PRESET.len()).unwrap_or((before, ""));
+            mark.eq_ignore_ascii_case(PRESET) && preset == name
+        };
+        self.preset.as_deref() == Some(name) || others.chain([self.model.as_str()]).any(is_behind)
+    }
+
     /// Every model and preset that the body names; a preset behind a model's name apart from it.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let named = std::iter::once(&self.model).chain(&self.other_models).chain(&self.preset);
+        let others = self.other_models.iter().map(|other| &other.name);
+        let named = std::iter::once(&self.model).chain(others).chain(&self.preset);
         named.flat_map(|name| {
             let has_preset = name.contains('@');
             let preset = has_preset.then(|| name.to_ascii_lowercase().find(PRESET)).flatten();
@@ -81,6 +99,15 @@ impl RequestFacts {
             (!is_alone).then_some(model).into_iter().chain(preset)
         })
     }
+}
+
+/// A model that the body names besides `model`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherModel {
+    /// Its name, escapes decoded.
+    pub name: String,
+    /// Its JSON string token in the body, quotes included.
+    pub place: Range<usize>,
 }
 
 /// The format asked for, which may be a session id in disguise.

@@ -1,5 +1,6 @@
 //! Which models a body names besides `model`: all of them must be allowed, wherever they hide.
 
+use super::OtherModel;
 use super::folded::{is_plain, plain};
 use super::reader::{Reader, Step};
 use super::scan::Value;
@@ -73,9 +74,10 @@ impl Reader<'_> {
     fn other_model(&mut self, field: &'static str, depth: usize, is_strict: bool) -> Step {
         match self.scan.value(depth)? {
             Value::Text(token) => {
-                let name = self.name(token, field)?;
+                let place = token.span();
+                let Some(name) = self.name(token, field)? else { return Ok(()) };
                 if self.facts.other_models.len() < MAX_OTHER_MODELS {
-                    self.facts.other_models.extend(name);
+                    self.facts.other_models.push(OtherModel { name, place });
                 } else {
                     self.refuse(field, format!("`{field}` names more than 64 models."));
                 }

@@ -11,16 +11,12 @@ pub(super) fn chat(members: &str) -> String {
     format!(r#"{{{CHAT},"model":"m"{members}}}"#)
 }
 
-#[test]
-fn of_a_body_with_a_fault_no_more_is_noted() {
-    let body = format!(r#"{{"store":0,{}"model":"m"}}"#, r#""store":0,"#.repeat(10_000));
-    let mut members = Vec::new();
-    let read = read_noting(body.as_bytes(), Dialect::Chat, Some(&mut members));
-    assert!(read.is_err() && members.len() < 3, "{}", members.len());
-}
-
 pub(super) fn facts(body: &str) -> RequestFacts {
     read(body.as_bytes(), Dialect::Chat).unwrap_or_else(|fault| panic!("{body}: {fault:?}"))
+}
+
+pub(super) fn other_names(facts: &RequestFacts) -> Vec<&str> {
+    facts.other_models.iter().map(|other| other.name.as_str()).collect()
 }
 
 /// The code and the field of the refusal.
@@ -146,15 +142,18 @@ fn every_further_model_is_found() {
             {"type":"advisor","model":"l"},
             {"type":"function","parameters":{"properties":{"model":{"type":"string"}}}}]"#,
     );
-    let names = facts(&body).other_models;
-    assert_eq!(names, ["a", "b/c", "d", "e", "f/*", "g", "h", "i", "j", "k", "l"]);
-    assert_eq!(facts(&chat(r#","models":"one""#)).other_models, ["one"]);
+    let found = facts(&body);
+    assert_eq!(other_names(&found), ["a", "b/c", "d", "e", "f/*", "g", "h", "i", "j", "k", "l"]);
+    for other in &found.other_models {
+        assert_eq!(at(&body, &other.place), format!("\"{}\"", other.name));
+    }
+    assert_eq!(other_names(&facts(&chat(r#","models":"one""#))), ["one"]);
 }
 
 #[test]
 fn a_further_model_cannot_hide() {
     let both = chat(r#","plugins":[{"model":"a","model":"b"}]"#);
-    assert_eq!(facts(&both).other_models, ["a", "b"]);
+    assert_eq!(other_names(&facts(&both)), ["a", "b"]);
     for (members, field) in [
         (r#","models":[5]"#, "models"),
         (r#","models":{"0":"x"}"#, "models"),

@@ -43,6 +43,14 @@ pub struct Reading {
     pub output: Option<Box<Transcript>>,
 }
 
+impl Reading {
+    /// Whether it says what the call cost, in dollars or in tokens.
+    #[must_use]
+    pub const fn names_a_price(&self) -> bool {
+        self.usage.is_some() || self.upstream_cost_usd.is_some()
+    }
+}
+
 /// Reads a stream as it passes. Nothing in the stream makes it fail.
 #[derive(Debug)]
 pub struct StreamTap {
