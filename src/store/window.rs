@@ -90,6 +90,11 @@ impl Window {
         self.used = self.used.saturating_sub(before).saturating_add(entry.units);
     }
 
+    /// What is in the window, and when the last of it was counted.
+    pub fn counted(&self) -> impl Iterator<Item = (Duration, u64)> {
+        self.entries.iter().filter(|entry| entry.units > 0).map(|entry| (entry.last, entry.units))
+    }
+
     /// Takes one unit back that was counted just now.
     pub fn give_back(&mut self, now: Duration) {
         self.used(now);

@@ -3,6 +3,7 @@
 
 use super::link::{Live, Trouble};
 use super::names::WANTED;
+use super::script::Roll;
 use super::share::Share;
 use super::tell::Tell;
 use super::{Entry, Inner, WAIT, lock};
@@ -25,6 +26,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// How long taking leave may take.
 const FAREWELL: Duration = Duration::from_millis(700);
+/// Once Redis has lost its data, how long every replica waits for all others to tell it theirs: longer than
+/// any of them waits before it connects again.
+const GATHERING: Duration = Duration::from_millis(2_500);
 /// Accounts told of at the same time.
 const AT_ONCE: usize = 64;
 
@@ -52,7 +56,7 @@ pub(super) async fn leave(inner: &Arc<Inner>) {
     let leaving = async {
         tell_all(inner, &live, inner.entries(), Tell::Return).await?;
         clear_claims(inner);
-        beat(inner, &live, PATIENCE).await
+        beat(inner, &live, PATIENCE).await.map(|_| ())
     };
     // Who cannot be told learns it from the silence.
     let _told = timeout(FAREWELL, leaving).await;
@@ -63,13 +67,28 @@ async fn connect(inner: &Arc<Inner>) -> Result<(Arc<Live>, UnboundedReceiver<Pus
     let (sender, pushes) = unbounded_channel();
     let live = Live::connect(&inner.client, inner.texts.clone(), sender).await?;
     // A Redis that is slower than requests may wait is of no use.
-    beat(inner, &live, WAIT).await?;
+    let roll = beat(inner, &live, WAIT).await?;
     tell_claims(inner, &live).await?;
-    let entries = inner.entries();
-    for entry in &entries {
-        lock(&entry.books).retell();
+    let is_emptied = lock(&inner.birth).as_ref().is_some_and(|known| *known != roll.birth);
+    let now = inner.when().here;
+    for entry in inner.entries() {
+        let mut books = lock(&entry.books);
+        books.retell();
+        if is_emptied {
+            books.recount(now);
+        }
     }
-    tell_all(inner, &live, entries, Tell::News).await?;
+    tell_all(inner, &live, inner.entries(), Tell::News).await?;
+    if is_emptied {
+        tracing::warn!(
+            "the shared store came back without its data; every gateway tells it what it knows"
+        );
+        // Until all have, the sums are too low, and decisions are made as without it.
+        sleep(GATHERING.saturating_sub(roll.age)).await;
+        beat(inner, &live, WAIT).await?;
+        tell_all(inner, &live, inner.entries(), Tell::News).await?;
+    }
+    *lock(&inner.birth) = Some(roll.birth);
     inner.link.up(&live, inner.when().here);
     Ok((live, pushes))
 }
@@ -106,7 +125,7 @@ fn wanted(push: &PushInfo) -> Option<String> {
     from_redis_value_ref(tag).ok()
 }
 
-async fn beat(inner: &Inner, live: &Live, patience: Duration) -> Result<(), Trouble> {
+async fn beat(inner: &Inner, live: &Live, patience: Duration) -> Result<Roll, Trouble> {
     let leaves = inner.is_leaving.load(Ordering::Acquire);
     let asked = live.scripts.beat(&live.connection, &inner.replica, leaves);
     let roll = live.answer(Instant::now() + patience, asked).await?;
@@ -114,12 +133,15 @@ async fn beat(inner: &Inner, live: &Live, patience: Duration) -> Result<(), Trou
     if let Some(share) = Share::of(&inner.replica, &roll.alive) {
         inner.share.store(Some(Arc::new(share)));
     }
-    Ok(())
+    Ok(roll)
 }
 
 /// A beat, and whatever nobody has asked for: calls that still run, money that lies idle.
 async fn look_around(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Trouble> {
-    beat(inner, live, PATIENCE).await?;
+    let roll = beat(inner, live, PATIENCE).await?;
+    if lock(&inner.birth).as_ref() != Some(&roll.birth) {
+        return Err(Trouble::Emptied);
+    }
     let now = inner.when().here;
     let has_news = |entry: &Arc<Entry>| !lock(&entry.books).is_quiet(now);
     let entries = inner.entries().into_iter().filter(has_news).collect();

@@ -28,8 +28,12 @@ pub(super) enum Trouble {
     Connection(String),
     /// User or password are not accepted.
     Credentials,
+    /// The user may not do what is needed.
+    Rights,
     /// Redis answers, but with this error code.
     Code(String),
+    /// Redis is there, and what it held is not.
+    Emptied,
 }
 
 /// A connection that works.
@@ -66,7 +70,11 @@ impl Trouble {
             Self::TimedOut => "no answer in time".to_owned(),
             Self::Connection(words) => words.clone(),
             Self::Credentials => "the user or the password is not accepted".to_owned(),
+            Self::Rights => {
+                "the user lacks rights (see OPERATIONS: commands, keys and channel)".to_owned()
+            }
             Self::Code(code) => format!("it answers with {code}"),
+            Self::Emptied => "it has lost its data".to_owned(),
         }
     }
 }
@@ -74,8 +82,10 @@ impl Trouble {
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
         let code = error.code().unwrap_or_default();
+        if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
+            return Self::Rights;
+        }
         if error.kind() == ErrorKind::AuthenticationFailed
-            || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
             || ["WRONGPASS", "NOAUTH"].contains(&code)
         {
             return Self::Credentials;

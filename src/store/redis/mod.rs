@@ -60,6 +60,8 @@ struct Inner {
     /// `None` until the first beat.
     share: ArcSwapOption<Share>,
     is_leaving: AtomicBool,
+    /// What Redis' data go by, once there was a connection.
+    birth: Mutex<Option<String>>,
     link: Link,
     accounts: Mutex<Accounts>,
     dirty: Mutex<Vec<Arc<Entry>>>,
@@ -125,6 +127,7 @@ impl Redis {
             offset_ms: AtomicI64::new(0),
             share: ArcSwapOption::const_empty(),
             is_leaving: AtomicBool::new(false),
+            birth: Mutex::default(),
             link: Link::new(),
             accounts: Mutex::default(),
             dirty: Mutex::default(),

@@ -5,6 +5,8 @@ use crate::store::redis::lease::Term;
 
 /// Replicas that are alive, by the time of their last beat.
 pub(super) const REPLICAS: &str = "cirque:{replicas}:alive";
+/// Since when Redis has what it has, in a word that no two beginnings share.
+pub(super) const BIRTH: &str = "cirque:{replicas}:birth";
 /// Where a replica says that it is short of money that others hold idle.
 pub(super) const WANTED: &str = "cirque:wanted";
 /// Stands in for the key of a budget where there is none.

@@ -2,7 +2,7 @@
 
 use super::books::{Admission, Report};
 use super::lease::{Draw, Word};
-use super::names::{Names, WANTED};
+use super::names::{BIRTH, Names, REPLICAS, WANTED};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, from_redis_value};
 use std::time::Duration;
@@ -93,6 +93,10 @@ pub(super) struct Receipt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Roll {
     pub(super) redis_ms: i64,
+    /// What the data of this Redis go by: another word where it lost them.
+    pub(super) birth: String,
+    /// How long they have been there.
+    pub(super) age: Duration,
     /// Replicas that are alive.
     pub(super) alive: Vec<String>,
 }
@@ -159,12 +163,11 @@ impl Scripts {
         leaves: bool,
     ) -> Result<Roll, RedisError> {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.beat).arg(1).arg(super::names::REPLICAS).arg(replica);
+        command.arg(&self.beat).arg(2).arg(REPLICAS).arg(BIRTH).arg(replica);
         command.arg(millis(BEAT_COUNTS)).arg(u8::from(leaves));
+        command.arg(format!("{:016x}", rand::random::<u64>()));
         let answer = self.run(connection, &command).await?;
-        let mut words = from_redis_value::<Vec<String>>(answer)?.into_iter();
-        let redis_ms = words.next().and_then(|ms| ms.parse().ok()).ok_or_else(unreadable)?;
-        Ok(Roll { redis_ms, alive: words.collect() })
+        Roll::read(from_redis_value(answer)?).ok_or_else(unreadable)
     }
 
     /// Runs a script; where Redis has forgotten it, once more after loading all.
@@ -320,6 +323,17 @@ impl Answer {
             elsewhere: amount(elsewhere),
             is_scarce: scarce == 1,
         })
+    }
+}
+
+impl Roll {
+    fn read(words: Vec<String>) -> Option<Self> {
+        let mut words = words.into_iter();
+        let redis_ms = words.next()?.parse().ok()?;
+        let birth = words.next()?;
+        let (_, since) = birth.rsplit_once(':')?;
+        let age = span(redis_ms - since.parse::<i64>().ok()?);
+        Some(Self { redis_ms, birth, age, alive: words.collect() })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What Redis is still to be told of an account, and what follows from its answers.
 
-use super::books::{Books, Known, Report};
+use super::books::{Away, Books, Known, Report};
 use super::lease::{Lease, Term, Word};
 use super::script::Receipt;
 use crate::store::NanoUsd;
@@ -29,6 +29,17 @@ impl Books {
         for running in self.running.values_mut() {
             running.told = Duration::ZERO;
         }
+    }
+
+    /// Redis has lost what it had counted: all that was admitted here in the last minute is told again.
+    pub(super) fn recount(&mut self, now: Duration) {
+        self.requests.used(now);
+        self.tokens.used(now);
+        let requests =
+            self.requests.counted().map(|(at, requests)| Away { at, requests, tokens: 0 });
+        let tokens = self.tokens.counted().map(|(at, tokens)| Away { at, requests: 0, tokens });
+        // What was admitted without Redis is among them.
+        self.away = requests.chain(tokens).collect();
     }
 
     /// Whether there is nothing to tell and nothing that could come to be told by itself.

@@ -44,7 +44,7 @@ end
 
 local record, used, total, granted, elsewhere, scarce = nil, 0, 0, 0, 0, 0
 if budget >= 0 then
-  record, used, total = merge(KEYS[4], replica, given, spent, returned)
+  record, used, total = merge(KEYS[4], replica, given, spent, returned, idle)
   local until_then = tonumber(redis.call('HGET', KEYS[4], 'scarce')) or 0
   if now < until_then then
     scarce = 1
@@ -72,7 +72,7 @@ if budget >= 0 then
         end
       end
       grant, granted = need + extra, need
-      idle = idle + extra
+      record.idle = record.idle + extra
     end
   end
   if not looks then
@@ -81,7 +81,7 @@ if budget >= 0 then
     end
     record.given = record.given + grant
     used = used + grant
-    keep(KEYS[4], replica, record, used, total, idle, ends, now)
+    keep(KEYS[4], replica, record, used, total, ends, now)
   end
 end
 

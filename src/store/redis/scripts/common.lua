@@ -88,16 +88,19 @@ end
 local FORGET_HOLDER, FORGET_EMPTY = 7 * 24 * 3600 * 1000, 24 * 3600 * 1000
 
 -- Takes a replica's word over what is known of it. `given` may be more than was granted: then the
--- replica has promised it already, and it counts. Answers the record and the two sums.
-local function merge(key, replica, given, spent, returned)
+-- replica has promised it already, and it counts. Where the replica has not heard yet of all that was
+-- given, what it was given to keep is not in its word either, and what is known of that stays. Answers
+-- the record and the two sums.
+local function merge(key, replica, given, spent, returned, idle)
   local sums = redis.call('HMGET', key, 'used', 'spent', replica)
   local used, total = tonumber(sums[1]) or 0, tonumber(sums[2]) or 0
-  local was = { 0, 0, 0 }
+  local was = { 0, 0, 0, 0 }
   if sums[3] then
-    was = { string.match(sums[3], '^(%d+):(%d+):(%d+):') }
-    was = { tonumber(was[1]), tonumber(was[2]), tonumber(was[3]) }
+    was = { string.match(sums[3], '^(%d+):(%d+):(%d+):(%d+):') }
+    was = { tonumber(was[1]), tonumber(was[2]), tonumber(was[3]), tonumber(was[4]) }
   end
   local record = { is_new = not sums[3] }
+  record.idle = given < was[1] and math.max(idle, was[4]) or idle
   record.spent = math.max(spent, was[2])
   record.returned = math.max(returned, was[3])
   record.given = math.max(given, was[1], record.spent + record.returned)
@@ -106,8 +109,8 @@ local function merge(key, replica, given, spent, returned)
 end
 
 -- Writes a record and the sums back. A period is kept for 40 days after its end, for late reports.
-local function keep(key, replica, record, used, spent, idle, ends, now)
-  local text = string.format('%.0f:%.0f:%.0f:%.0f:%.0f', record.given, record.spent, record.returned, idle, now)
+local function keep(key, replica, record, used, spent, ends, now)
+  local text = string.format('%.0f:%.0f:%.0f:%.0f:%.0f', record.given, record.spent, record.returned, record.idle, now)
   redis.call('HSET', key, replica, text, 'used', used, 'spent', spent)
   if ends >= 0 then
     redis.call('PEXPIREAT', key, ends + 40 * 24 * 3600 * 1000)

@@ -49,7 +49,7 @@ end
 if not has_budget then
   return { now, 0, 0, 0, 0 }
 end
-local record, used, total = merge(KEYS[4], replica, given, spent, returned)
-keep(KEYS[4], replica, record, used, total, idle, ends, now)
+local record, used, total = merge(KEYS[4], replica, given, spent, returned, idle)
+keep(KEYS[4], replica, record, used, total, ends, now)
 local scarce = (tonumber(redis.call('HGET', KEYS[4], 'scarce')) or 0) > now and 1 or 0
 return { now, record.given, used, total, scarce }

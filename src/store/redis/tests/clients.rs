@@ -196,7 +196,7 @@ async fn who_has_no_limits_asks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_stays_in_redis_for_ever_but_budgets_in_all() {
+async fn nothing_stays_in_redis_for_ever_but_budgets_in_all_and_its_birth() {
     let Some(server) = RedisServer::start().await else { return };
     let replicas = replicas(&server, 1, OnDown::Deny).await;
     for per in [Period::Day, Period::Month, Period::Total] {
@@ -213,10 +213,31 @@ async fn nothing_stays_in_redis_for_ever_but_budgets_in_all() {
     }
     let names = server.say("KEYS *").await.unwrap();
     let names: Vec<_> = names.lines().filter(|line| line.starts_with("cirque:")).collect();
-    assert_eq!(names.len(), 1 + 3 * 4, "{names:?}");
+    assert_eq!(names.len(), 2 + 3 * 4, "{names:?}");
     for name in names {
         let answer = server.say(&format!("PTTL {name}")).await.unwrap();
         let ms: i64 = answer.lines().next().unwrap().trim_start_matches(':').parse().unwrap();
-        assert_eq!(ms < 0, name.ends_with(":total"), "{name}: {ms}");
+        let stays = name.ends_with(":total") || name.ends_with(":birth");
+        assert_eq!(ms < 0, stays, "{name}: {ms}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_a_budget_just_covers_is_admitted_to_the_last_unit() {
+    let Some(server) = RedisServer::start().await else { return };
+    let replicas = replicas(&server, 4, OnDown::Deny).await;
+    for round in 0..20 {
+        let account = budget(&format!("crowd {round}"), 100);
+        let mut crowd = JoinSet::new();
+        for caller in 0..100_usize {
+            let (store, account) = (replicas[caller % 4].store.clone(), account.clone());
+            crowd.spawn(async move {
+                let call = CallId(1_000_000 + round * 1_000 + caller as u64);
+                let ask = Ask { call, tokens: 0, worst: Some(NanoUsd(1)), model: "m".into() };
+                is_admitted(&store.admit(&account, &ask, now()).await)
+            });
+        }
+        let admitted = crowd.join_all().await.into_iter().filter(|is_admitted| *is_admitted);
+        assert_eq!(admitted.count(), 100, "round {round}");
     }
 }

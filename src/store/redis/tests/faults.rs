@@ -234,6 +234,73 @@ async fn a_budget_holds_while_redis_is_killed_stopped_and_started_under_load() {
     assert_eq!(used, spent, "nothing was forgotten and nothing counted twice");
 }
 
+/// So many calls of one unit each, settled at once; how many were admitted.
+async fn admitted(replica: &Replica, account: &Account, calls: u64) -> u64 {
+    let mut admitted = 0;
+    for _ in 0..calls {
+        if let Verdict::Admitted(grant) = replica.admit(account, 1, 1).await {
+            replica.settle(account, &grant.hold, 1, 1);
+            admitted += 1;
+        }
+    }
+    admitted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_redis_is_no_new_beginning() {
+    for is_restarted in [true, false] {
+        let nothing = |_: &std::path::Path| Vec::new();
+        let Some(mut server) = RedisServer::start_with(nothing).await else { return };
+        let replicas = replicas(&server, 2, OnDown::Local).await;
+        let minute = |key: &str, requests, tokens| Account {
+            key: key.into(),
+            requests_per_minute: requests,
+            tokens_per_minute: tokens,
+            ..Account::default()
+        };
+        let accounts = [
+            budget("money", 100),
+            minute("requests", Some(100), None),
+            minute("tokens", None, Some(100)),
+        ];
+        let mut before = Vec::new();
+        for account in &accounts {
+            before.push(admitted(&replicas[0], account, 80).await);
+        }
+        eventually("all is told", || async {
+            let standing = replicas[1].store.look(&accounts[0]).await;
+            (standing.budget?.used.0 == 80).then_some(())
+        })
+        .await;
+        let birth = server.say("GET cirque:{replicas}:birth").await.unwrap();
+        if is_restarted {
+            server.kill();
+            replicas[1].becomes("away", |health| !health.is_up).await;
+            server.restart().await;
+        } else {
+            server.say("FLUSHALL").await.unwrap();
+        }
+        eventually("another birth", || async {
+            let now = server.say("GET cirque:{replicas}:birth").await?;
+            (now.len() > 10 && now != birth).then_some(())
+        })
+        .await;
+        for replica in &replicas {
+            // While one of them gathers, it may take what is its own, and no more.
+            replica
+                .becomes("up again", |health| health.is_up && health.lasting.as_secs() < 60)
+                .await;
+        }
+        for (account, before) in accounts.iter().zip(before) {
+            let mut all = before;
+            for replica in replicas.iter().rev() {
+                all += admitted(replica, account, 100).await;
+            }
+            assert_eq!(all, 100, "{}, restarted: {is_restarted}", account.key);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_forgot_everything_learns_it_again() {
     let nothing = |_: &std::path::Path| Vec::new();
