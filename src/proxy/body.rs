@@ -3,6 +3,7 @@
 use super::admission;
 use super::admit::too_large;
 use super::context::{Call, Ctx, Ended};
+use crate::auth;
 use crate::error::{Kind, Rejection};
 use crate::protocol::Dialect;
 use crate::protocol::request::{self, RequestFacts};
@@ -37,6 +38,13 @@ pub(super) async fn read(
     let mut members = ctx.traced.capture.map(|_| Vec::with_capacity(USUAL_MEMBERS));
     let facts = request::read_noting(&body, dialect, members.as_mut())?;
     ctx.traced.facts(&facts, members);
+    let key = auth::credential(&caller.req_header().headers);
+    let key = key.and_then(|key| str::from_utf8(key).ok());
+    let holds_key = |text: &str| key.is_some_and(|key| text.contains(key));
+    if facts.names().any(holds_key) {
+        // It would stand in logs, metrics and the ledger.
+        return Err(misplaced_key().into());
+    }
     let allowed = allow(ctx, &facts);
     let session = ctx.snapshot.sessions.decide(Candidates {
         header: header(caller, ctx),
@@ -44,7 +52,7 @@ pub(super) async fn read(
         metadata: facts.metadata_session_id.as_deref(),
         response_format: facts.response_format.as_ref().and_then(|f| f.kind.as_deref()),
     });
-    ctx.session_id = session.id;
+    ctx.session_id = session.id.filter(|id| !holds_key(id));
     let strip_response_format = session.strip_response_format;
     let routes = &ctx.snapshot.routes;
     let route = routing::find(routes, &facts.model);
@@ -183,6 +191,11 @@ fn allow(ctx: &Ctx, facts: &RequestFacts) -> Result<(), Rejection> {
             Err(Rejection::new(Kind::ModelNotAllowed, message).param("model"))
         }
     }
+}
+
+fn misplaced_key() -> Rejection {
+    let message = "the name of a model holds this key; send keys in their header alone";
+    Rejection::new(Kind::InvalidRequest, message).param("model")
 }
 
 fn unknown_model(model: &str) -> Rejection {

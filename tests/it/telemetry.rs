@@ -1,7 +1,8 @@
 //! What operators see: one whole log line a call, and metrics that add up.
 
 use crate::harness::{
-    Config, Gate, Gateway, Origin, Reply, Request, chat, chat_stream, sample, serving, streamed,
+    Config, Gate, Gateway, KEY, Origin, Reply, Request, assert_openai_error, chat, chat_stream,
+    sample, serving, streamed,
 };
 use serde_json::{Value, json};
 
@@ -347,4 +348,23 @@ async fn neither_prompts_nor_answers_are_logged() {
     assert!(!reply.text().contains("canary"), "{}", reply.text());
     gateway.log_of(&reply).await;
     assert!(!gateway.process.output().contains("canary-"), "{}", gateway.process.output());
+}
+
+#[tokio::test]
+async fn a_key_in_the_wrong_place_is_in_no_log_and_in_no_ledger() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&Config::to(&origin)).await;
+    for name in [KEY.to_owned(), format!("acme/{KEY}")] {
+        let mut body = chat();
+        body["model"] = json!(name);
+        let reply = gateway.post(CHAT, &body).await;
+        assert_openai_error(&reply, 400, "invalid_request");
+        assert!(!gateway.log_of(&reply).await.to_string().contains(KEY));
+    }
+    let request = Request::post(CHAT, &chat());
+    let request = request.header("x-session-id", &format!("of {KEY}"));
+    let reply = gateway.call(&request).await;
+    reply.assert_ok();
+    assert_eq!(gateway.log_of(&reply).await["session_id"], Value::Null);
+    assert!(!gateway.process.stderr.text().contains(KEY));
 }

@@ -251,7 +251,7 @@ async fn no_key_and_no_media_reach_a_backend() {
     let (origin, collector, gateway) = started("").await;
     let keys = format!("{KEY} {UPSTREAM_KEY} pk-lf-canary-7 {SECRET}");
     let png = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUg==";
-    let asked = json!({ "model": format!("acme/{KEY}"), "user": KEY, "stop": keys,
+    let asked = json!({ "model": "acme/wisp", "user": KEY, "stop": keys,
         "metadata": { "topic": keys },
         "messages": [{ "role": "user", "content": [
             { "type": "text", "text": keys }, { "type": "image_url", "image_url": { "url": png } },

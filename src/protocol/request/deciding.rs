@@ -88,3 +88,19 @@ fn a_preset_goes_by_both_of_its_names() {
         assert_eq!(found.is_preset(name), is_preset, "{name}");
     }
 }
+
+#[test]
+fn a_whole_number_may_be_written_as_a_fraction() {
+    for (number, whole) in [("10.0", 10), ("1e3", 1_000), ("2.5E1", 25), ("-0", 0)] {
+        let found = facts(&chat(&format!(r#","max_tokens":{number}"#)));
+        assert_eq!(found.max_output_tokens, Some(whole), "{number}");
+    }
+    for number in ["10.5", "-1.0", "1e-1", "1e16"] {
+        let body = chat(&format!(r#","max_tokens":{number}"#));
+        assert_eq!(
+            refused(body, Dialect::Chat),
+            ("invalid_request", Some("max_tokens")),
+            "{number}"
+        );
+    }
+}
