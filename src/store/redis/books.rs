@@ -96,6 +96,8 @@ pub(super) struct Known {
     pub(super) running: u64,
     pub(super) used: u64,
     pub(super) spent: u64,
+    /// Held by replicas that are gone, and as good as spent; as the last look at it found.
+    pub(super) lost: u64,
     pub(super) is_scarce: bool,
 }
 
@@ -235,7 +237,9 @@ impl Books {
             }
         }
         if answer.decision != Decision::Stale {
+            let before = self.known.map_or(0, |known| known.lost);
             self.known = Some(Known {
+                lost: if admission.call.is_none() { answer.elsewhere } else { before },
                 at: now,
                 requests: answer.requests,
                 requests_reset: answer.requests_reset,

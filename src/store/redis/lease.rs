@@ -289,10 +289,10 @@ impl Lease {
         self.told = None;
     }
 
-    /// What is held for calls to come is told again and again: others count on it only while this
-    /// replica is heard of.
+    /// What is held is told again and again: others count on what lies idle, and take what is promised for
+    /// lost, by whether this replica is heard of.
     pub(super) fn refresh(&mut self, now: Duration) {
-        if self.idle() > 0 && self.told_at + REFRESH < now || self.is_due(now) {
+        if self.idle() + self.reserved > 0 && self.told_at + REFRESH < now || self.is_due(now) {
             self.told = None;
         }
     }

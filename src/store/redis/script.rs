@@ -74,7 +74,7 @@ pub(super) struct Answer {
     pub(super) used: u64,
     /// Spent by all replicas.
     pub(super) spent: u64,
-    /// What others hold idle, where that is what is missing.
+    /// What others hold idle, where that is what is missing; of a look, what those hold that are gone.
     pub(super) elsewhere: u64,
     /// Whether nobody should keep money for calls to come.
     pub(super) is_scarce: bool,

@@ -51,7 +51,8 @@ impl Books {
     pub(super) fn funds(&self, budget: Budget) -> Funds {
         let known = self.known.unwrap_or_default();
         let lease = self.lease.as_ref().filter(|lease| lease.term.per == budget.per);
-        let used = NanoUsd(known.spent).plus(lease.map_or(NanoUsd::ZERO, Lease::untold));
+        let untold = lease.map_or(NanoUsd::ZERO, Lease::untold);
+        let used = NanoUsd(known.spent).plus(NanoUsd(known.lost)).plus(untold);
         Funds {
             limit: budget.limit,
             used,

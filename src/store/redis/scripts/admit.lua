@@ -75,7 +75,9 @@ if budget >= 0 then
       record.idle = record.idle + extra
     end
   end
-  if not looks then
+  if looks then
+    elsewhere = held_by_the_gone(KEYS[4], now)
+  else
     if record.is_new then
       total = forget(KEYS[4], total, now)
     end

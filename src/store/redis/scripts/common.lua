@@ -145,3 +145,18 @@ local function idle_elsewhere(key, replica, now)
   end
   return idle
 end
+
+-- What replicas hold that were not heard of for so long that they must be gone: their calls may have
+-- cost all of it.
+local GONE = 15000
+local function held_by_the_gone(key, now)
+  local held = 0
+  local all = redis.call('HGETALL', key)
+  for at = 1, #all, 2 do
+    local given, paid, returned, seen = string.match(all[at + 1], '^(%d+):(%d+):(%d+):%d+:(%d+)$')
+    if given and tonumber(seen) < now - GONE then
+      held = held + tonumber(given) - tonumber(returned) - tonumber(paid)
+    end
+  end
+  return held
+end

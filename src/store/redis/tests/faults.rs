@@ -234,6 +234,26 @@ async fn a_budget_holds_while_redis_is_killed_stopped_and_started_under_load() {
     assert_eq!(used, spent, "nothing was forgotten and nothing counted twice");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_gateway_held_is_shown_as_spent_and_what_a_quiet_one_holds_is_not() {
+    let Some(server) = RedisServer::start().await else { return };
+    let mut replicas = replicas(&server, 3, OnDown::Deny).await;
+    let account = budget("k", 100_000);
+    let _quiet = granted(replicas[1].admit(&account, 0, 500).await);
+    let dying = replicas.remove(0);
+    granted(dying.admit(&account, 0, 1_000).await);
+    // As `kill -9`.
+    dying.keeper.abort();
+    drop(dying);
+    let spent = eventually("the dead one's is spent", || async {
+        let used = replicas[1].store.look(&account).await.budget?.used.0;
+        (used > 0).then_some(used)
+    })
+    .await;
+    // What its call had reserved, and as much again for the next one.
+    assert_eq!(spent, 2_000);
+}
+
 /// So many calls of one unit each, settled at once; how many were admitted.
 async fn admitted(replica: &Replica, account: &Account, calls: u64) -> u64 {
     let mut admitted = 0;
