@@ -564,6 +564,22 @@ async fn a_folder_that_cannot_be_written_refuses_budgets_alone() {
 }
 
 #[tokio::test]
+async fn who_deletes_the_folder_under_a_gateway_is_told() {
+    let origin = Origin::start().await;
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let store = format!("store: {{ path: \"{}\" }}", data.display());
+    let gateway = Gateway::start(&config(&origin, "usd: 5, per: month").section(&store)).await;
+    gateway.post(CHAT, &chat()).await.assert_ok();
+    std::fs::remove_dir_all(&data).unwrap();
+    eventually("it is told", || async {
+        gateway.process.stderr.text().contains("its files were deleted").then_some(())
+    })
+    .await;
+    gateway.post(CHAT, &chat()).await.assert_ok();
+}
+
+#[tokio::test]
 async fn two_gateways_with_budgets_do_not_share_a_folder() {
     let origin = Origin::start().await;
     let folder = TempDir::new().unwrap();

@@ -11,6 +11,7 @@ use crate::protocol::usage::{CostSource, Usage};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -167,6 +168,13 @@ impl Open {
         drop(desk);
         if is_behind {
             return Err("the journal cannot be written".to_owned());
+        }
+        if file.metadata().is_ok_and(|file| file.nlink() == 0) {
+            // Calls go on by what is in memory, and are written to what nobody will find again.
+            return Err(format!(
+                "{}: its files were deleted; restart the gateway, which forgets all spend",
+                folder.display()
+            ));
         }
         if !self.is_named {
             folder::sync(folder).map_err(|error| text(&error))?;
