@@ -6,7 +6,7 @@ use super::context::{Call, Ctx, Ended};
 use crate::auth;
 use crate::error::{Kind, Rejection};
 use crate::protocol::Dialect;
-use crate::protocol::request::{self, RequestFacts};
+use crate::protocol::request::{self, Named, RequestFacts};
 use crate::routing;
 use crate::session::Candidates;
 use bytes::{Bytes, BytesMut};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const TRUSTED_CAPACITY: usize = 1 << 20;
 /// Most requests have no more members.
 const USUAL_MEMBERS: usize = 8;
+/// A key of fewer bytes is not looked for in names.
+const LEAST_KEY: usize = 16;
 /// A caller who has sent this much has earned one more second of patience.
 const BYTES_PER_SECOND: u64 = 1_024;
 
@@ -40,6 +42,8 @@ pub(super) async fn read(
     ctx.traced.facts(&facts, members);
     let key = auth::credential(&caller.req_header().headers);
     let key = key.and_then(|key| str::from_utf8(key).ok());
+    // A short one may be a part of any name.
+    let key = key.filter(|key| key.len() >= LEAST_KEY);
     let holds_key = |text: &str| key.is_some_and(|key| text.contains(key));
     if facts.names().any(holds_key) {
         // It would stand in logs, metrics and the ledger.
@@ -181,9 +185,11 @@ fn allow(ctx: &Ctx, facts: &RequestFacts) -> Result<(), Rejection> {
         return Ok(());
     };
     // A preset may be allowed by its bare name or as models are asked for by it.
-    let may_use_preset =
-        |name| facts.is_preset(name) && caller.models.matches(&format!("@preset/{name}"));
-    match facts.names().find(|name| !caller.models.matches(name) && !may_use_preset(name)) {
+    let may_use = |named: &Named<'_>| {
+        caller.models.matches(named.text)
+            || named.is_preset && caller.models.matches(&format!("@preset/{}", named.text))
+    };
+    match facts.named().find(|named| !may_use(named)).map(|named| named.text) {
         None => Ok(()),
         Some(name) => {
             let name: String = name.chars().take(100).collect();

@@ -101,7 +101,8 @@ impl Call {
                 None => {}
             }
         }
-        for OtherModel { name, place } in &self.facts.other_models {
+        let models = self.facts.other_models.iter().filter(|other| !other.is_preset);
+        for OtherModel { name, place, .. } in models {
             let theirs = upstream.model_name(name);
             let is_gone =
                 || gone.iter().any(|gone| (gone.key.start..gone.end).contains(&place.start));

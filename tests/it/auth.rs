@@ -4,7 +4,7 @@ use crate::harness::{
     Config, Gateway, KEY, Origin, Reply, Request, UPSTREAM_KEY, assert_anthropic_error,
     assert_openai_error, chat, serving, streamed,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const OTHER: &str = "sk-other-canary-31b8";
 const OTHER_SHA256: &str = "883f17f1be96ba7e628c87f218f5020433d510edd819507fa740262b236655e0";
@@ -223,5 +223,27 @@ async fn no_key_is_ever_printed() {
     let everything = [gateway.process.output(), gateway.metrics().await, config, status].join("\n");
     for key in [KEY, UPSTREAM_KEY, wrong] {
         assert!(!everything.contains(key), "{key} was printed");
+    }
+}
+
+#[tokio::test]
+async fn a_preset_that_is_allowed_allows_no_model_of_its_name() {
+    let origin = Origin::start().await;
+    let key = format!("name: tester, secret: \"{KEY}\", models: [\"small\", \"@preset/*\"]");
+    let gateway = Gateway::start(&Config::to(&origin).without_keys().key(&key)).await;
+    for (model, preset, status) in [
+        ("small", Value::Null, 200),
+        ("small", json!("own"), 200),
+        ("small@preset/own", Value::Null, 200),
+        ("@preset/own", Value::Null, 200),
+        ("big", Value::Null, 403),
+        ("big", json!("big"), 403),
+        ("big@preset/big", Value::Null, 403),
+    ] {
+        let mut body = chat();
+        body["model"] = json!(model);
+        body["preset"] = preset;
+        let reply = gateway.post("/v1/chat/completions", &body).await;
+        assert_eq!(reply.status, status, "{body}");
     }
 }

@@ -80,13 +80,21 @@ fn of_a_body_with_a_fault_no_more_is_noted() {
 }
 
 #[test]
-fn a_preset_goes_by_both_of_its_names() {
-    let found = facts(&chat(r#","preset":"own","models":["a@preset/behind","@PRESET/alone"]"#));
-    for (name, is_preset) in
-        [("own", true), ("behind", true), ("alone", true), ("a", false), ("m", false), ("", false)]
-    {
-        assert_eq!(found.is_preset(name), is_preset, "{name}");
-    }
+fn a_preset_is_told_from_a_model_of_the_same_name() {
+    let found = facts(&chat(
+        r#","preset":"m","models":["a@preset/a","@PRESET/alone"],"plugins":[{"preset":"p","model":"p"}]"#,
+    ));
+    let named: Vec<_> = found.named().map(|named| (named.text, named.is_preset)).collect();
+    let expected = [
+        ("m", false),
+        ("a", false),
+        ("a", true),
+        ("alone", true),
+        ("p", true),
+        ("p", false),
+        ("m", true),
+    ];
+    assert_eq!(named, expected);
 }
 
 #[test]

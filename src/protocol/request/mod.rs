@@ -73,32 +73,38 @@ impl RequestFacts {
         !self.other_models.is_empty() || self.preset.is_some() || self.model.contains('@')
     }
 
-    /// Whether one of [`Self::names`] is a preset's, and stands as `@preset/…` in the body or might.
-    pub fn is_preset(&self, name: &str) -> bool {
-        let others = self.other_models.iter().map(|other| other.name.as_str());
-        let is_behind = |text: &str| {
-            let at = text.len().saturating_sub(name.len() + PRESET.len());
-            let (before, behind) = text.split_at_checked(at).unwrap_or((text, ""));
-            let (mark, preset) = behind.split_at_checked(PRESET.len()).unwrap_or((before, ""));
-            mark.eq_ignore_ascii_case(PRESET) && preset == name
-        };
-        self.preset.as_deref() == Some(name) || others.chain([self.model.as_str()]).any(is_behind)
-    }
-
     /// Every model and preset that the body names; a preset behind a model's name apart from it.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let others = self.other_models.iter().map(|other| &other.name);
-        let named = std::iter::once(&self.model).chain(others).chain(&self.preset);
-        named.flat_map(|name| {
-            let has_preset = name.contains('@');
-            let preset = has_preset.then(|| name.to_ascii_lowercase().find(PRESET)).flatten();
-            let (model, preset) = preset.map_or((name.as_str(), None), |at| {
+        self.named().map(|named| named.text)
+    }
+
+    /// The same, and which of them are presets.
+    pub fn named(&self) -> impl Iterator<Item = Named<'_>> {
+        let model = |text| Named { text, is_preset: false };
+        let preset = |text| Named { text, is_preset: true };
+        let others = self.other_models.iter();
+        let others = others.map(|other| (other.name.as_str(), other.is_preset));
+        let all = std::iter::once((self.model.as_str(), false)).chain(others);
+        let all = all.chain(self.preset.as_deref().map(|preset| (preset, true)));
+        all.flat_map(move |(name, is_preset)| {
+            let at = name.contains('@').then(|| name.to_ascii_lowercase().find(PRESET)).flatten();
+            let (before, behind) = at.map_or((name, None), |at| {
                 (name.get(..at).unwrap_or_default(), name.get(at + PRESET.len()..))
             });
-            let is_alone = model.is_empty() && preset.is_some();
-            (!is_alone).then_some(model).into_iter().chain(preset)
+            let is_alone = before.is_empty() && behind.is_some();
+            let first = if is_preset { preset(before) } else { model(before) };
+            (!is_alone).then_some(first).into_iter().chain(behind.map(preset))
         })
     }
+}
+
+/// One of the names in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'b> {
+    /// Without what marks a preset.
+    pub text: &'b str,
+    /// Whether it is a preset's.
+    pub is_preset: bool,
 }
 
 /// A model that the body names besides `model`.
@@ -108,6 +114,8 @@ pub struct OtherModel {
     pub name: String,
     /// Its JSON string token in the body, quotes included.
     pub place: Range<usize>,
+    /// Whether it is a preset instead.
+    pub is_preset: bool,
 }
 
 /// The format asked for, which may be a session id in disguise.

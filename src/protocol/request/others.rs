@@ -12,18 +12,18 @@ impl Reader<'_> {
     /// Reads `models` or `fallbacks`: a name, or an array of names and of objects with a `model`.
     pub(super) fn models(&mut self, field: &'static str) -> Step {
         if self.scan.peek() != Some(b'[') {
-            return self.other_model(field, 1, true);
+            return self.other_model(field, 1, (true, false));
         }
         let mut items = self.scan.enter_array(1)?;
         while self.scan.next_item(&mut items)? {
             if self.scan.peek() != Some(b'{') {
-                self.other_model(field, 2, true)?;
+                self.other_model(field, 2, (true, false))?;
                 continue;
             }
             let mut members = self.scan.enter_object(2)?;
             while let Some(member) = self.next(&mut members, Some(field))? {
                 if member.name == "model" {
-                    self.other_model(field, 3, true)?;
+                    self.other_model(field, 3, (true, false))?;
                 } else {
                     self.skip(3)?;
                 }
@@ -54,6 +54,7 @@ impl Reader<'_> {
         while let Some(member) = self.next(&mut members, Some(field))? {
             let folded = (!is_plain(&member.name)).then(|| plain(&member.name));
             let name = folded.as_deref().unwrap_or(&member.name);
+            let is_preset = name == "preset";
             if name == "parameters" && depth == 2 {
                 self.entry(field, depth + 1)?;
             } else if !is_model_field(name) {
@@ -61,23 +62,28 @@ impl Reader<'_> {
             } else if self.scan.peek() == Some(b'[') {
                 let mut items = self.scan.enter_array(depth + 1)?;
                 while self.scan.next_item(&mut items)? {
-                    self.other_model(field, depth + 2, false)?;
+                    self.other_model(field, depth + 2, (false, is_preset))?;
                 }
             } else {
-                self.other_model(field, depth + 1, false)?;
+                self.other_model(field, depth + 1, (false, is_preset))?;
             }
         }
         Ok(())
     }
 
     /// Takes one further model; what is no text is refused where only text has a meaning.
-    fn other_model(&mut self, field: &'static str, depth: usize, is_strict: bool) -> Step {
+    fn other_model(
+        &mut self,
+        field: &'static str,
+        depth: usize,
+        (is_strict, is_preset): (bool, bool),
+    ) -> Step {
         match self.scan.value(depth)? {
             Value::Text(token) => {
                 let place = token.span();
                 let Some(name) = self.name(token, field)? else { return Ok(()) };
                 if self.facts.other_models.len() < MAX_OTHER_MODELS {
-                    self.facts.other_models.push(OtherModel { name, place });
+                    self.facts.other_models.push(OtherModel { name, place, is_preset });
                 } else {
                     self.refuse(field, format!("`{field}` names more than 64 models."));
                 }
