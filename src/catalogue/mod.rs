@@ -38,7 +38,7 @@ pub struct Catalogue {
     by_id: BTreeMap<Arc<str>, Arc<Item>>,
     /// What each upstream that offers a model takes for it.
     offers: BTreeMap<Arc<str>, Vec<Offer>>,
-    /// The dated names that replies carry, and the names that callers use for them.
+    /// The dated names that replies carry, and a name each that callers use for the same model.
     dated: BTreeMap<Arc<str>, Arc<str>>,
 }
 
@@ -103,7 +103,9 @@ impl Catalogue {
         let id: Arc<str> = id.into();
         let json = Bytes::from(model.to_json(&id, upstream));
         let item = Arc::new(Item { id: Arc::clone(&id), json, entry: model.entry.clone() });
-        if let Some(dated) = &model.entry.canonical_slug {
+        // Not for an alias, nor for a variant, which may cost less and shares the dated name.
+        let is_itself = id.ends_with(&model.id) && without_variant(&id) == &*id;
+        if let Some(dated) = model.entry.canonical_slug.as_ref().filter(|_| is_itself) {
             self.dated.entry(dated.as_str().into()).or_insert_with(|| Arc::clone(&id));
         }
         self.items.push(Arc::clone(&item));
@@ -123,11 +125,7 @@ impl Catalogue {
     /// What the upstreams that offer a model take for it; for a dated name, or one with a variant behind
     /// it (`…:nitro`) that is not listed, what they take for the model itself.
     pub fn offers(&self, id: &str) -> &[Offer] {
-        let known = |id: &str| {
-            let dated = || self.dated.get(id).and_then(|id| self.offers.get(id));
-            self.offers.get(id).or_else(dated)
-        };
-        known(id).or_else(|| known(without_variant(id))).map_or(&[], Vec::as_slice)
+        self.find(&self.offers, id).map_or(&[], Vec::as_slice)
     }
 
     /// The name that callers use for the model that a reply names.
@@ -163,7 +161,16 @@ impl Catalogue {
 
     /// What is known of a model.
     pub fn get(&self, id: &str) -> Option<&Entry> {
-        self.by_id.get(id).map(|item| &item.entry)
+        self.find(&self.by_id, id).map(|item| &item.entry)
+    }
+
+    /// What is known under a name, else under the one that it is a dated form or a variant of.
+    fn find<'c, T>(&self, among: &'c BTreeMap<Arc<str>, T>, id: &str) -> Option<&'c T> {
+        let known = |id: &str| {
+            let dated = || self.dated.get(id).and_then(|id| among.get(id));
+            among.get(id).or_else(dated)
+        };
+        known(id).or_else(|| known(without_variant(id)))
     }
 
     /// What is taken for any model.
@@ -191,7 +198,8 @@ impl Catalogue {
 fn without_variant(id: &str) -> &str {
     let id = id.strip_prefix('~').unwrap_or(id);
     match id.rsplit_once(':') {
-        Some((model, variant)) if !variant.contains('/') => model,
+        // What is searched online is billed beside the tokens.
+        Some((model, variant)) if !variant.contains('/') && variant != "online" => model,
         Some(_) | None => id,
     }
 }

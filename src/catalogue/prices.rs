@@ -24,6 +24,8 @@ pub struct Prices {
 pub(super) struct Override {
     /// Only for prompts of more tokens.
     over: Option<u64>,
+    /// Whether there is a condition that cannot be read: then nobody knows for whom it holds.
+    is_unclear: bool,
     /// Only between these times of day in UTC, as 24 hours are written in four digits; over midnight where
     /// the first is the later one.
     hours: Option<(u64, u64)>,
@@ -53,10 +55,18 @@ pub(super) fn overrides(pricing: &Map<String, Value>) -> Arc<[Override]> {
 impl Override {
     fn of(fields: &Map<String, Value>) -> Self {
         let price = |name: &str| fields.get(name).and_then(usd);
-        let whole = |name: &str| fields.get(name).and_then(whole);
+        let condition = |name: &str| fields.get(name).and_then(whole);
+        let is_unread = |name: &String| match name.as_str() {
+            "min_prompt_tokens" => condition(name).is_none(),
+            "utc_start" | "utc_end" => {
+                condition("utc_start").is_none() || condition("utc_end").is_none()
+            }
+            name => ["min_", "max_", "utc_"].iter().any(|begin| name.starts_with(begin)),
+        };
         Self {
-            over: whole("min_prompt_tokens"),
-            hours: whole("utc_start").zip(whole("utc_end")),
+            over: condition("min_prompt_tokens"),
+            is_unclear: fields.keys().any(is_unread),
+            hours: condition("utc_start").zip(condition("utc_end")),
             input: price("prompt"),
             output: price("completion"),
             cached_input: price("input_cache_read"),
@@ -69,7 +79,7 @@ impl Override {
         let is_time = self.hours.is_none_or(|(start, end)| {
             if start <= end { (start..end).contains(&time) } else { time >= start || time < end }
         });
-        is_time && self.over.is_none_or(|over| prompt_tokens > over)
+        !self.is_unclear && is_time && self.over.is_none_or(|over| prompt_tokens > over)
     }
 }
 
@@ -128,8 +138,12 @@ impl Prices {
     }
 }
 
+/// A whole number, or a time of day with or without a colon.
 fn whole(value: &Value) -> Option<u64> {
-    value.as_str().map_or_else(|| value.as_u64(), |text| text.parse().ok())
+    match value.as_str() {
+        Some(text) => text.replacen(':', "", 1).parse().ok(),
+        None => value.as_u64(),
+    }
 }
 
 #[cfg(test)]
@@ -158,6 +172,21 @@ mod tests {
     }
 
     #[test]
+    fn a_price_for_nobody_knows_whom_holds_for_nobody() {
+        for condition in ["\"min_prompt_tokens\":1.5", "\"utc_start\":\"0100\"", "\"max_images\":1"]
+        {
+            let text = format!(
+                r#"{{"prompt":"1","completion":"2","overrides":[{{{condition},"prompt":"5"}}]}}"#
+            );
+            let pricing: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(paid(&pricing, 9, 90), (1.0, 2.0), "{condition}");
+            let pricing = pricing.as_object().unwrap();
+            let most = Prices::of(pricing).unwrap().most(pricing, &overrides(pricing));
+            assert!(most.unwrap().input > 4.0, "it may");
+        }
+    }
+
+    #[test]
     fn a_price_of_certain_hours_holds_in_them_alone() {
         let is_dear = |start: &str, end: &str, minutes| {
             let over = json!([{"utc_start": start, "utc_end": end, "prompt": "5"}]);
@@ -167,5 +196,6 @@ mod tests {
         let times = [0, half_past_eight, nine];
         assert_eq!(times.map(|now| is_dear("0830", "0900", now)), [false, true, false]);
         assert_eq!(times.map(|now| is_dear("0900", "0830", now)), [true, false, true]);
+        assert_eq!(times.map(|now| is_dear("08:30", "09:00", now)), [false, true, false]);
     }
 }

@@ -48,29 +48,41 @@ impl Pricing<'_> {
         if call.named.is_empty() {
             return of(call.asked, call.sent).or_else(of_served);
         }
-        match self.answered(call) {
-            Some(model) => of(model, self.at_upstream(call, model)),
-            None => of_served().or_else(|| {
-                let all = call.named.iter().map(|model| of(model, self.at_upstream(call, model)));
-                all.flatten().reduce(|(one, source), (other, _)| (one.dearer(&other), source))
-            }),
-        }
+        let of_named = |model: &'_ String| of(model, self.at_upstream(call, model));
+        let exact = call.named.iter().find(|model| self.is_served(call, model));
+        let dearest = || {
+            let all = call.named.iter().filter_map(of_named);
+            all.reduce(|(one, source), (other, _)| (one.dearer(&other), source))
+        };
+        exact
+            .and_then(of_named)
+            .or_else(of_served)
+            .or_else(|| self.by_beginning(call, of_named))
+            .or_else(dearest)
     }
 
     /// Which of the models that the body names has answered; `None` where the reply does not say.
     pub(super) fn answered<'c>(&self, call: &Billed<'c>) -> Option<&'c str> {
+        call.named.iter().find(|model| self.is_served(call, model)).map(String::as_str)
+    }
+
+    /// Whether a model of the body is the one that the reply names.
+    fn is_served(&self, call: &Billed<'_>, model: &str) -> bool {
+        let Some(served) = call.served else { return false };
+        let dated = || self.models.get(model).and_then(|entry| entry.canonical_slug.as_deref());
+        [model, self.at_upstream(call, model)].contains(&served) || dated() == Some(served)
+    }
+
+    /// By the longest name with a price that the name of the one that answered begins with, as dated names do.
+    fn by_beginning<R>(&self, call: &Billed<'_>, of: impl Fn(&String) -> Option<R>) -> Option<R> {
         let served = call.served?;
-        let called = self.models.called(served);
-        let is_it = |model: &&String| {
-            let names = [model.as_str(), self.at_upstream(call, model)];
-            names.contains(&served) || names.contains(&called)
-        };
-        let dated = |model: &&String| {
+        let is_begun = |model: &&String| {
             let behind = served.strip_prefix(self.at_upstream(call, model));
             behind.is_some_and(|behind| behind.starts_with(['-', ':', '@']))
         };
-        let by_beginning = || call.named.iter().filter(dated).max_by_key(|model| model.len());
-        call.named.iter().find(is_it).or_else(by_beginning).map(String::as_str)
+        let priced = call.named.iter().filter(is_begun);
+        let priced = priced.filter_map(|model| Some((model.len(), of(model)?)));
+        priced.max_by_key(|(length, _)| *length).map(|(_, rates)| rates)
     }
 
     /// A model as the upstream of the call knows it.

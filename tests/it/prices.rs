@@ -42,7 +42,8 @@ fn asking(model: &str, rest: &Value) -> Value {
 }
 
 const CHEAP_AND_DEAR: &str = "prices: { cheap: { input_per_million: 1, output_per_million: 1 }, \
-    dear: { input_per_million: 100, output_per_million: 100 } }";
+    dear: { input_per_million: 100, output_per_million: 100 }, \
+    cheap-pro: { input_per_million: 100, output_per_million: 100 } }";
 
 #[tokio::test]
 async fn where_the_upstream_may_choose_the_model_that_answered_is_billed() {
@@ -56,6 +57,9 @@ async fn where_the_upstream_may_choose_the_model_that_answered_is_billed() {
         ("dear", json!({"models": ["slow"]}), 0.02),
         ("cheap", json!({"models": ["dear"]}), 0.000_2),
         ("who knows", json!({"models": ["dear"]}), 0.02),
+        // A name without a price of its own is no way to call for free, nor is one that begins alike.
+        ("cheap-2026", json!({"models": ["cheap-2026"]}), 0.000_2),
+        ("cheap-pro", json!({"preset": "any"}), 0.02),
         // What the caller asked for and nothing else, whatever the reply calls it.
         ("dear", json!({}), 0.000_2),
     ] {

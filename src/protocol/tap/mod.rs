@@ -46,8 +46,9 @@ pub struct Reading {
 impl Reading {
     /// Whether it says what the call cost, in dollars or in tokens.
     #[must_use]
-    pub const fn names_a_price(&self) -> bool {
-        self.usage.is_some() || self.upstream_cost_usd.is_some()
+    pub fn names_a_price(&self) -> bool {
+        let is_used = |usage: Usage| usage.input_total > 0 || usage.output_total > 0;
+        self.upstream_cost_usd.is_some() || self.usage.is_some_and(is_used)
     }
 }
 
