@@ -39,6 +39,8 @@ struct Open {
     /// Whether the disk knows this journal by its name, which another one had. Before that the ledger
     /// must not go on: after a power cut it would not know the one that is found.
     is_named: bool,
+    /// Whether the file system counts the names of a file, so that none means that it was deleted.
+    has_links: bool,
     /// Held as long as the process lives, so that no other one uses the folder.
     _lock: Locked,
 }
@@ -69,12 +71,14 @@ impl Keeper {
         let applied = Applied { generation, position: journal.end };
         ledger.apply(&unapplied, applied).map_err(|error| failed(&error))?;
         let purses = ledger.purses(now).map_err(|error| failed(&error))?;
+        let has_links = journal.handle().is_ok_and(|file| links(&file) > 0);
         self.shared.restore(&purses, journal);
         self.open = Some(Open {
             ledger,
             applied,
             running: Running::default(),
             is_named: true,
+            has_links,
             _lock: lock,
         });
         Ok(())
@@ -169,7 +173,7 @@ impl Open {
         if is_behind {
             return Err("the journal cannot be written".to_owned());
         }
-        if file.metadata().is_ok_and(|file| file.nlink() == 0) {
+        if self.has_links && links(&file) == 0 {
             // Calls go on by what is in memory, and are written to what nobody will find again.
             return Err(format!(
                 "{}: its files were deleted; restart the gateway, which forgets all spend",
@@ -215,6 +219,10 @@ impl std::fmt::Display for Problem {
             Self::InUse(text) | Self::Failed(text) => f.write_str(text),
         }
     }
+}
+
+fn links(file: &File) -> u64 {
+    file.metadata().map_or(1, |file| file.nlink())
 }
 
 /// What the ledger lacks of an earlier process' journal: ended calls behind `from`, and the calls

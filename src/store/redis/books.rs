@@ -209,6 +209,9 @@ impl Books {
             let next = known.map(|place| self.past.swap_remove(place));
             let next = next.unwrap_or_else(|| Lease::new(term, record(), when.here));
             self.past.extend(self.lease.replace(next));
+            if let Some(known) = &mut self.known {
+                known.lost = 0;
+            }
         }
         self.lease.as_mut()
     }

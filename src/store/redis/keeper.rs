@@ -27,7 +27,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// How long taking leave may take.
 const FAREWELL: Duration = Duration::from_millis(700);
 /// Once Redis has lost its data, how long every replica waits for all others to tell it theirs: longer than
-/// any of them waits before it connects again.
+/// any of them pauses before it connects again.
 const GATHERING: Duration = Duration::from_millis(2_500);
 /// Accounts told of at the same time.
 const AT_ONCE: usize = 64;
@@ -69,7 +69,8 @@ async fn connect(inner: &Arc<Inner>) -> Result<(Arc<Live>, UnboundedReceiver<Pus
     // A Redis that is slower than requests may wait is of no use.
     let roll = beat(inner, &live, WAIT).await?;
     tell_claims(inner, &live).await?;
-    let is_emptied = lock(&inner.birth).as_ref().is_some_and(|known| *known != roll.birth);
+    let known = lock(&inner.birth).clone();
+    let is_emptied = known.as_ref().is_some_and(|known| *known != roll.birth);
     let now = inner.when().here;
     for entry in inner.entries() {
         let mut books = lock(&entry.books);
@@ -79,16 +80,19 @@ async fn connect(inner: &Arc<Inner>) -> Result<(Arc<Live>, UnboundedReceiver<Pus
         }
     }
     tell_all(inner, &live, inner.entries(), Tell::News).await?;
+    // Told: once more, and the last minute would count twice.
+    *lock(&inner.birth) = Some(roll.birth);
     if is_emptied {
         tracing::warn!(
             "the shared store came back without its data; every gateway tells it what it knows"
         );
+    }
+    if known.is_some() && roll.age < GATHERING {
         // Until all have, the sums are too low, and decisions are made as without it.
         sleep(GATHERING.saturating_sub(roll.age)).await;
         beat(inner, &live, WAIT).await?;
         tell_all(inner, &live, inner.entries(), Tell::News).await?;
     }
-    *lock(&inner.birth) = Some(roll.birth);
     inner.link.up(&live, inner.when().here);
     Ok((live, pushes))
 }

@@ -43,8 +43,15 @@ impl Books {
                 remaining: limit.saturating_sub(running),
                 reset: Duration::ZERO,
             }),
-            budget: account.budget.map(|budget| self.funds(budget)),
+            budget: account.budget.map(|budget| self.shown(budget)),
         }
+    }
+
+    /// How the budget stands for whoever looks: what replicas hold that are gone is as good as spent.
+    fn shown(&self, budget: Budget) -> Funds {
+        let lost = NanoUsd(self.known.map_or(0, |known| known.lost));
+        let funds = self.funds(budget);
+        Funds { used: funds.used.plus(lost), reserved: funds.reserved.minus(lost), ..funds }
     }
 
     /// How the budget stands, what this replica has not told yet included.
@@ -52,7 +59,7 @@ impl Books {
         let known = self.known.unwrap_or_default();
         let lease = self.lease.as_ref().filter(|lease| lease.term.per == budget.per);
         let untold = lease.map_or(NanoUsd::ZERO, Lease::untold);
-        let used = NanoUsd(known.spent).plus(NanoUsd(known.lost)).plus(untold);
+        let used = NanoUsd(known.spent).plus(untold);
         Funds {
             limit: budget.limit,
             used,

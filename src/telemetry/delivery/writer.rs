@@ -139,7 +139,9 @@ impl Writer {
         let until = self.delivery.write_until();
         while self.is_waiting() && until.is_some_and(|until| Instant::now() < until) {
             for (outlet, appender) in &mut self.writing {
-                flush(outlet, appender);
+                if appender.pending_bytes() > 0 {
+                    flush(outlet, appender);
+                }
             }
             if self.is_waiting() {
                 thread::park_timeout(LAST_TICK);

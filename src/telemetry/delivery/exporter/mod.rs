@@ -217,8 +217,18 @@ impl Exporter {
     fn ended(&mut self, Ended { number, batch, to, outcome }: Ended) {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let traces = batch.traces();
+        // What the old place says of an export says nothing of the new one, unless it has taken it.
+        let is_elsewhere = !is_same(&to, &self.known);
         match outcome {
             Some(Ok(reply)) => match reply.verdict(wall) {
+                Verdict::Later { .. }
+                | Verdict::Refused
+                | Verdict::TooLarge
+                | Verdict::Unreadable
+                    if is_elsewhere =>
+                {
+                    self.once_more(batch, traces);
+                }
                 Verdict::Accepted { rejected } => {
                     self.pace.accepted(number);
                     self.accepted(&batch, rejected, || reply.said(&to));
@@ -243,6 +253,7 @@ impl Exporter {
                 }
             },
             None => self.once_more(batch, traces),
+            Some(Err(_)) if is_elsewhere => self.once_more(batch, traces),
             Some(Err(error)) => {
                 let (words, details) = http::trouble(error);
                 self.failed(words, &details);
