@@ -198,8 +198,7 @@ impl Catalogue {
 fn without_variant(id: &str) -> &str {
     let id = id.strip_prefix('~').unwrap_or(id);
     match id.rsplit_once(':') {
-        // What is searched online is billed beside the tokens.
-        Some((model, variant)) if !variant.contains('/') && variant != "online" => model,
+        Some((model, variant)) if !variant.contains('/') => model,
         Some(_) | None => id,
     }
 }

@@ -63,9 +63,10 @@ impl Override {
             }
             name => ["min_", "max_", "utc_"].iter().any(|begin| name.starts_with(begin)),
         };
+        let is_said = |name: &&String| !fields.get(*name).is_some_and(Value::is_null);
         Self {
             over: condition("min_prompt_tokens"),
-            is_unclear: fields.keys().any(is_unread),
+            is_unclear: fields.keys().filter(is_said).any(is_unread),
             hours: condition("utc_start").zip(condition("utc_end")),
             input: price("prompt"),
             output: price("completion"),
@@ -164,7 +165,7 @@ mod tests {
     fn a_long_prompt_pays_the_price_of_long_prompts() {
         let pricing = json!({"prompt": "1", "completion": "2", "overrides": [
             {"min_prompt_tokens": 100, "prompt": "10", "completion": "20"},
-            {"min_prompt_tokens": "1000", "prompt": 30}, 7,
+            {"min_prompt_tokens": "1000", "utc_start": null, "prompt": 30}, 7,
         ]});
         assert_eq!(paid(&pricing, 100, 0), (1.0, 2.0), "more, and not as many");
         assert_eq!(paid(&pricing, 101, 0), (10.0, 20.0));

@@ -107,7 +107,7 @@ fn settled(ctx: &Ctx, admission: Admission, reading: &Reading) -> Option<Cost> {
         asked,
         sent: sent.map_or(asked, String::as_str),
         served: reading.model.as_deref(),
-        named: if outcome.fallback_model.is_some() { &[] } else { &named },
+        named: &named,
         upstream: outcome.upstream.as_deref(),
         at: ctx.started,
     };

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const TRUSTED_CAPACITY: usize = 1 << 20;
 /// Most requests have no more members.
 const USUAL_MEMBERS: usize = 8;
-/// A key of fewer bytes is not looked for in names.
+/// A key of fewer bytes may be a part of any name.
 const LEAST_KEY: usize = 16;
 /// A caller who has sent this much has earned one more second of patience.
 const BYTES_PER_SECOND: u64 = 1_024;
@@ -42,9 +42,9 @@ pub(super) async fn read(
     ctx.traced.facts(&facts, members);
     let key = auth::credential(&caller.req_header().headers);
     let key = key.and_then(|key| str::from_utf8(key).ok());
-    // A short one may be a part of any name.
-    let key = key.filter(|key| key.len() >= LEAST_KEY);
-    let holds_key = |text: &str| key.is_some_and(|key| text.contains(key));
+    let holds_key = |text: &str| {
+        key.is_some_and(|key| text == key || key.len() >= LEAST_KEY && text.contains(key))
+    };
     if facts.names().any(holds_key) {
         // It would stand in logs, metrics and the ledger.
         return Err(misplaced_key().into());

@@ -48,41 +48,51 @@ impl Pricing<'_> {
         if call.named.is_empty() {
             return of(call.asked, call.sent).or_else(of_served);
         }
-        let of_named = |model: &'_ String| of(model, self.at_upstream(call, model));
-        let exact = call.named.iter().find(|model| self.is_served(call, model));
-        let dearest = || {
-            let all = call.named.iter().filter_map(of_named);
+        let of_named = |model: &str| of(model, self.at_upstream(call, model));
+        let dearest = |models: &mut dyn Iterator<Item = &str>| {
+            let all = models.filter_map(of_named);
             all.reduce(|(one, source), (other, _)| (one.dearer(&other), source))
         };
+        let exact = self.literally(call).and_then(of_named);
         exact
-            .and_then(of_named)
+            .or_else(|| dearest(&mut names(call).filter(|model| self.is_dated(call, model))))
             .or_else(of_served)
-            .or_else(|| self.by_beginning(call, of_named))
-            .or_else(dearest)
+            .or_else(|| self.by_beginning(call).and_then(of_named))
+            .or_else(|| {
+                // Whoever names one that nobody knows must not call for less by it.
+                let is_known = names(call).all(|model| of_named(model).is_some());
+                let unknown = || Some((self.dearest(), CostSource::Estimate));
+                if is_known { dearest(&mut names(call)) } else { unknown() }
+            })
     }
 
     /// Which of the models that the body names has answered; `None` where the reply does not say.
     pub(super) fn answered<'c>(&self, call: &Billed<'c>) -> Option<&'c str> {
-        call.named.iter().find(|model| self.is_served(call, model)).map(String::as_str)
+        let several = !call.named.is_empty();
+        let dated = || names(call).find(|model| self.is_dated(call, model));
+        several.then(|| self.literally(call).or_else(dated)).flatten()
     }
 
-    /// Whether a model of the body is the one that the reply names.
-    fn is_served(&self, call: &Billed<'_>, model: &str) -> bool {
-        let Some(served) = call.served else { return false };
-        let dated = || self.models.get(model).and_then(|entry| entry.canonical_slug.as_deref());
-        [model, self.at_upstream(call, model)].contains(&served) || dated() == Some(served)
-    }
-
-    /// By the longest name with a price that the name of the one that answered begins with, as dated names do.
-    fn by_beginning<R>(&self, call: &Billed<'_>, of: impl Fn(&String) -> Option<R>) -> Option<R> {
+    /// The one that the reply names as the body does, or as its upstream knows it.
+    fn literally<'c>(&self, call: &Billed<'c>) -> Option<&'c str> {
         let served = call.served?;
-        let is_begun = |model: &&String| {
+        names(call).find(|model| [*model, self.at_upstream(call, model)].contains(&served))
+    }
+
+    /// Whether the reply names a model by its dated name, which variants of it share.
+    fn is_dated(&self, call: &Billed<'_>, model: &str) -> bool {
+        let dated = self.models.get(model).and_then(|entry| entry.canonical_slug.as_deref());
+        dated.is_some() && dated == call.served
+    }
+
+    /// The one whose name is the longest with which the name of the one that answered begins, as dated names do.
+    fn by_beginning<'c>(&self, call: &Billed<'c>) -> Option<&'c str> {
+        let served = call.served?;
+        let is_begun = |model: &&str| {
             let behind = served.strip_prefix(self.at_upstream(call, model));
             behind.is_some_and(|behind| behind.starts_with(['-', ':', '@']))
         };
-        let priced = call.named.iter().filter(is_begun);
-        let priced = priced.filter_map(|model| Some((model.len(), of(model)?)));
-        priced.max_by_key(|(length, _)| *length).map(|(_, rates)| rates)
+        names(call).filter(is_begun).max_by_key(|model| self.at_upstream(call, model).len())
     }
 
     /// A model as the upstream of the call knows it.
@@ -115,6 +125,10 @@ impl Pricing<'_> {
         if let Some(rates) = prices.get(model) {
             return Some(vec![rates]);
         }
+        // What is searched is billed beside the tokens.
+        if model.ends_with(":online") {
+            return None;
+        }
         let names = self.snapshot.upstreams.iter().map(|upstream| upstream.model_name(model));
         let by_name = names.filter(|name| *name != model).filter_map(|name| prices.get(name));
         let listed =
@@ -144,6 +158,11 @@ impl Pricing<'_> {
         let dearest = || offers.iter().map(rates).reduce(|one, other| one.dearer(&other));
         own.map(rates).or_else(dearest)
     }
+}
+
+/// Every model that may have answered, where there are several.
+fn names<'c>(call: &Billed<'c>) -> impl Iterator<Item = &'c str> {
+    call.named.iter().map(String::as_str).chain(std::iter::once(call.asked))
 }
 
 fn of_catalogue(prices: &catalogue::Prices) -> Rates {

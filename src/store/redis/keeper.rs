@@ -79,9 +79,9 @@ async fn connect(inner: &Arc<Inner>) -> Result<(Arc<Live>, UnboundedReceiver<Pus
             books.recount(now);
         }
     }
-    tell_all(inner, &live, inner.entries(), Tell::News).await?;
-    // Told: once more, and the last minute would count twice.
+    // What was recounted waits in the books until it is told; once more, and it would count twice.
     *lock(&inner.birth) = Some(roll.birth);
+    tell_all(inner, &live, inner.entries(), Tell::News).await?;
     if is_emptied {
         tracing::warn!(
             "the shared store came back without its data; every gateway tells it what it knows"

@@ -40,6 +40,9 @@ impl Books {
         let tokens = self.tokens.counted().map(|(at, tokens)| Away { at, requests: 0, tokens });
         // What was admitted without Redis is among them.
         self.away = requests.chain(tokens).collect();
+        if let Some(known) = &mut self.known {
+            known.lost = 0;
+        }
     }
 
     /// Whether there is nothing to tell and nothing that could come to be told by itself.

@@ -24,7 +24,7 @@ use pace::Pace;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use target::{is_same, moved};
+use target::{is_same, is_taken, moved};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -216,32 +216,26 @@ impl Exporter {
 
     fn ended(&mut self, Ended { number, batch, to, outcome }: Ended) {
         let (now, wall) = (Instant::now(), SystemTime::now());
-        let traces = batch.traces();
-        // What the old place says of an export says nothing of the new one, unless it has taken it.
         let is_elsewhere = !is_same(&to, &self.known);
+        // What an old place says of an export says nothing of the new one, unless it has taken it.
+        if is_elsewhere && !outcome.as_ref().is_some_and(|outcome| is_taken(outcome, wall)) {
+            return self.once_more(batch);
+        }
         match outcome {
             Some(Ok(reply)) => match reply.verdict(wall) {
-                Verdict::Later { .. }
-                | Verdict::Refused
-                | Verdict::TooLarge
-                | Verdict::Unreadable
-                    if is_elsewhere =>
-                {
-                    self.once_more(batch, traces);
-                }
                 Verdict::Accepted { rejected } => {
                     self.pace.accepted(number);
-                    self.accepted(&batch, rejected, || reply.said(&to));
+                    self.accepted(&batch, (rejected, is_elsewhere), || reply.said(&to));
                 }
                 Verdict::Later { after } => {
                     self.failed(reply.words(), &reply.said(&to));
                     self.pace.later(after, now, &mut rand::rng());
-                    self.once_more(batch, traces);
+                    self.once_more(batch);
                 }
                 Verdict::Refused => {
                     self.failed(reply.words(), &reply.said(&to));
                     self.pace.refused(now);
-                    self.once_more(batch, traces);
+                    self.once_more(batch);
                 }
                 Verdict::TooLarge => {
                     self.failed(reply.words(), &reply.said(&to));
@@ -252,23 +246,27 @@ impl Exporter {
                     self.not_understood(batch, now);
                 }
             },
-            None => self.once_more(batch, traces),
-            Some(Err(_)) if is_elsewhere => self.once_more(batch, traces),
+            None => self.once_more(batch),
             Some(Err(error)) => {
                 let (words, details) = http::trouble(error);
                 self.failed(words, &details);
                 self.pace.later(None, now, &mut rand::rng());
-                self.once_more(batch, traces);
+                self.once_more(batch);
             }
         }
     }
 
-    fn once_more(&mut self, batch: Batch, traces: u64) {
-        self.outlet.state.add_retried(traces);
+    fn once_more(&mut self, batch: Batch) {
+        self.outlet.state.add_retried(batch.traces());
         self.again.push_front(batch);
     }
 
-    fn accepted(&mut self, batch: &Batch, rejected: u64, said: impl FnOnce() -> String) {
+    fn accepted(
+        &mut self,
+        batch: &Batch,
+        (rejected, is_elsewhere): (u64, bool),
+        said: impl FnOnce() -> String,
+    ) {
         let rejected = rejected.min(batch.traces());
         self.outlet.state.add_sent(batch.traces() - rejected);
         if rejected > 0 {
@@ -277,6 +275,9 @@ impl Exporter {
         }
         // Counted first: who sees an empty backlog sees all of them as sent.
         self.settle(batch.range());
+        if is_elsewhere {
+            return;
+        }
         self.fitting = self.fitting.saturating_add(1);
         if self.fitting.is_multiple_of(WIDEN_AFTER) {
             self.most_bytes = self.most_bytes.saturating_mul(2).min(MOST_BYTES);

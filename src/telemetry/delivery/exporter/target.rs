@@ -1,8 +1,9 @@
 //! Where exports go, and when that has become another place.
 
+use super::super::reply::{Reply, Verdict};
 use crate::telemetry::langfuse::Destination;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 /// How long what is under way to an old address or with old keys may still take: what is about to be
@@ -12,6 +13,12 @@ const LET_GO: Duration = Duration::from_secs(2);
 /// Whether exports to both are the same.
 pub(super) fn is_same(one: &Destination, other: &Destination) -> bool {
     one.url == other.url && one.headers == other.headers
+}
+
+/// Whether an export was accepted.
+pub(super) fn is_taken(outcome: &Result<Reply, reqwest::Error>, now: SystemTime) -> bool {
+    let reply = outcome.as_ref().ok();
+    reply.is_some_and(|reply| matches!(reply.verdict(now), Verdict::Accepted { .. }))
 }
 
 /// Comes back a while after exports go elsewhere than there, or with other keys.
