@@ -46,18 +46,6 @@ fn unpriced() -> Value {
     body
 }
 
-async fn money(gateway: &Gateway, field: &str) -> f64 {
-    gateway.status().await["you"]["budget"][field].as_f64().expect("a figure")
-}
-
-async fn spent_becomes(gateway: &Gateway, usd: f64) {
-    eventually(&format!("{usd} $ spent"), || async {
-        let used = money(gateway, "used_usd").await;
-        ((used - usd).abs() < 1e-9).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn of_a_crowd_on_the_last_cent_no_more_pass_than_it_covers() {
     // 100 tokens of output are 0.001 $ each and the prompt is about 0.00004 $.
@@ -77,7 +65,7 @@ async fn of_a_crowd_on_the_last_cent_no_more_pass_than_it_covers() {
     })
     .await;
     assert_eq!(origin.calls().len(), 9, "a tenth would not be covered");
-    assert!(money(&gateway, "used_usd").await < 1e-9);
+    assert!(gateway.used_usd().await < 1e-9);
     gate.open();
     let replies = calls.join_all().await;
     assert_eq!(replies.iter().filter(|reply| reply.status == 200).count(), 9);
@@ -86,7 +74,7 @@ async fn of_a_crowd_on_the_last_cent_no_more_pass_than_it_covers() {
         assert_eq!(reply.header("x-should-retry"), Some("false"));
     }
     // Settled with what the upstream billed, and the rest given back.
-    spent_becomes(&gateway, 0.009).await;
+    gateway.used_becomes(0.009).await;
     let left = [("key", "tester")];
     let left = gateway.metric("cirque_budget_remaining_usd", &left).await.unwrap();
     assert!((left - 0.001).abs() < 1e-9, "{left}");
@@ -111,9 +99,9 @@ async fn without_a_known_price_a_crowd_goes_one_by_one_and_never_beyond() {
     let passed = statuses.iter().filter(|status| **status == 200).count();
     assert!((1..=10).contains(&passed) && origin.calls().len() == passed, "{passed}");
     #[expect(clippy::cast_precision_loss, reason = "ten at most")]
-    spent_becomes(&gateway, 0.001 * passed as f64).await;
+    gateway.used_becomes(0.001 * passed as f64).await;
     while gateway.post(CHAT, &unpriced()).await.status == 200 {}
-    spent_becomes(&gateway, 0.01).await;
+    gateway.used_becomes(0.01).await;
     let refused = gateway.post(CHAT, &unpriced()).await;
     assert_openai_error(&refused, 429, "insufficient_quota");
     assert_eq!(refused.header("retry-after"), Some("3600"), "a budget in all never starts again");
@@ -224,11 +212,11 @@ async fn the_dearest_that_any_upstream_lists_is_reserved_and_the_answering_ones_
         (gateway.post(CHAT, &body).await.status == 429).then_some(())
     })
     .await;
-    let before = money(&gateway, "used_usd").await;
+    let before = gateway.used_usd().await;
     let mut body = short(100);
     body["model"] = json!("shared");
     gateway.post(CHAT, &body).await.assert_ok();
-    spent_becomes(&gateway, before + 0.001_1).await;
+    gateway.used_becomes(before + 0.001_1).await;
 }
 
 #[tokio::test]
@@ -239,7 +227,7 @@ async fn a_cost_that_cannot_be_in_dollars_is_none() {
     reply.assert_ok();
     // 10 tokens of the prompt and 5 of the answer.
     assert_eq!(gateway.log_of(&reply).await["cost_usd"], 0.000_06);
-    spent_becomes(&gateway, 0.000_06).await;
+    gateway.used_becomes(0.000_06).await;
 }
 
 /// What providers say of caches, reasoning, keys of one's own and in units of their own.
@@ -281,7 +269,7 @@ async fn every_way_to_say_a_cost_is_understood_end_to_end() {
         assert!((line["cost_usd"].as_f64().unwrap() - usd).abs() < 1e-9, "{path} {source}: {line}");
         assert!(gateway.metric("cirque_cost_usd_total", &[("source", source)]).await.is_some());
         spent += usd;
-        spent_becomes(&gateway, spent).await;
+        gateway.used_becomes(spent).await;
     }
 }
 
@@ -357,7 +345,7 @@ async fn a_stream_that_reaches_its_reservation_ends_as_too_long_in_every_dialect
         assert_eq!((&line["finish"], &line["error_code"]), (&json!("length"), &Value::Null));
         assert!(line["cost_usd"].as_f64().unwrap() > 0.000_1, "{line}");
     }
-    assert!(money(&gateway, "used_usd").await > 0.000_3);
+    assert!(gateway.used_usd().await > 0.000_3);
 }
 
 /// A stream of one piece that holds more than anybody has reserved.
@@ -375,7 +363,7 @@ async fn a_burst_is_cut_where_it_has_used_up_its_reservation() {
     assert!(reply.complete && reply.text().contains("\"finish_reason\":\"length\""));
     assert_eq!(reply.text().matches("never ending").count(), 12);
     // Our count lies above the upstream's by half at most: what is billed is what was reserved.
-    let used = money(&gateway, "used_usd").await;
+    let used = gateway.used_usd().await;
     assert!((0.000_2..0.000_3).contains(&used), "{used}");
     assert_openai_error(&gateway.post(CHAT, &body).await, 429, "insufficient_quota");
 }
@@ -440,7 +428,7 @@ async fn a_caller_that_leaves_pays_for_what_was_produced() {
     drop(client);
     // 40 sentences of 14 tokens are 560: 0.0056 $, give or take a fifth, and the prompt.
     let used = eventually("a bill", || async {
-        let used = money(&gateway, "used_usd").await;
+        let used = gateway.used_usd().await;
         (used > 0.0).then_some(used)
     })
     .await;
@@ -473,7 +461,7 @@ async fn spend_survives_a_restart_to_the_last_digit() {
     for round in 1..=3 {
         let gateway = Gateway::start(&config).await;
         gateway.post(CHAT, &chat()).await.assert_ok();
-        spent_becomes(&gateway, 0.000_123_456 * f64::from(round)).await;
+        gateway.used_becomes(0.000_123_456 * f64::from(round)).await;
         gateway.process.signal("TERM");
         assert_eq!(gateway.process.exit_code().await, 0);
     }
@@ -503,7 +491,7 @@ async fn a_death_in_the_middle_of_load_forgets_no_cent() {
     for _ in 0..3 {
         let gateway = Arc::new(Gateway::start(&config).await);
         // What earlier rounds left over is known by now: each counts from here.
-        let begun = money(&gateway, "used_usd").await;
+        let begun = gateway.used_usd().await;
         assert!(begun >= spent_before, "{begun} after {spent_before}");
         let done = Arc::new(AtomicUsize::new(0));
         let mut load = JoinSet::new();
@@ -522,7 +510,7 @@ async fn a_death_in_the_middle_of_load_forgets_no_cent() {
         calls_before += calls;
         drop(gateway);
         let gateway = Gateway::start(&config).await;
-        spent_before = money(&gateway, "used_usd").await;
+        spent_before = gateway.used_usd().await;
         let spent = spent_before - begun;
         // Each call reserved 100 tokens of output and its prompt: less than 0.0011 $.
         let [calls, finished] =
@@ -616,7 +604,7 @@ async fn an_operator_is_warned_at_80_and_at_100_percent_once() {
     assert_eq!(warnings("80 %"), 0);
     gateway.post(CHAT, &short(10)).await.assert_ok();
     gateway.post(CHAT, &short(10)).await.assert_ok();
-    spent_becomes(&gateway, 0.01).await;
+    gateway.used_becomes(0.01).await;
     for _ in 0..3 {
         assert_openai_error(&gateway.post(CHAT, &short(10)).await, 429, "insufficient_quota");
     }
@@ -655,7 +643,7 @@ async fn every_endpoint_is_billed() {
         };
         gateway.post(path, &body).await.assert_ok();
         spent += usd;
-        spent_becomes(&gateway, spent).await;
+        gateway.used_becomes(spent).await;
     }
 }
 
@@ -686,7 +674,7 @@ async fn a_failover_is_billed_once_and_by_the_model_that_answered() {
     let reply = gateway.post(CHAT, &body).await;
     reply.assert_ok();
     assert_eq!(gateway.log_of(&reply).await["cost_usd"], 0.002);
-    spent_becomes(&gateway, 0.002).await;
+    gateway.used_becomes(0.002).await;
     // The dearest of both was set aside.
     body["max_tokens"] = json!(5_000);
     assert_openai_error(&gateway.post(CHAT, &body).await, 429, "insufficient_quota");
@@ -711,6 +699,6 @@ async fn a_call_that_a_drain_cuts_is_billed_by_what_it_produced() {
     gateway.process.exit_code().await;
     drop(gateway);
     let gateway = Gateway::start(&config).await;
-    let used = money(&gateway, "used_usd").await;
+    let used = gateway.used_usd().await;
     assert!((0.005..0.007).contains(&used), "{used}");
 }

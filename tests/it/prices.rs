@@ -13,17 +13,6 @@ async fn start(origin: &Origin, upstream: &str, budget: &str, rest: &str) -> Gat
     Gateway::start(&if rest.is_empty() { config } else { config.section(rest) }).await
 }
 
-async fn used(gateway: &Gateway) -> f64 {
-    gateway.status().await["you"]["budget"]["used_usd"].as_f64().expect("a figure")
-}
-
-async fn used_becomes(gateway: &Gateway, usd: f64) {
-    eventually(&format!("{usd} $ used"), || async {
-        ((used(gateway).await - usd).abs() < 1e-9).then_some(())
-    })
-    .await;
-}
-
 fn answer(model: &str, usage: &Value) -> Reply {
     let choice = json!({"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"});
     Reply::json(200, &json!({"id": "x", "model": model, "choices": [choice], "usage": usage}))
@@ -68,7 +57,7 @@ async fn where_the_upstream_may_choose_the_model_that_answered_is_billed() {
         reply.assert_ok();
         assert_eq!(gateway.log_of(&reply).await["cost_usd"], usd, "{served}");
         spent += usd;
-        used_becomes(&gateway, spent).await;
+        gateway.used_becomes(spent).await;
     }
     let sent = &origin.calls()[2];
     assert_eq!(sent.json()["models"], json!(["dear"]), "by the upstream's own name");
@@ -77,7 +66,7 @@ async fn where_the_upstream_may_choose_the_model_that_answered_is_billed() {
     origin.next(Reply::json(200, &message));
     let body = asking("cheap", &json!({"fallbacks": [{"model": "dear"}]}));
     gateway.post("/v1/messages", &body).await.assert_ok();
-    used_becomes(&gateway, spent + 0.02).await;
+    gateway.used_becomes(spent + 0.02).await;
 }
 
 #[tokio::test]
@@ -132,11 +121,11 @@ async fn a_failure_that_names_its_cost_is_billed_alone_and_before_another_call()
         let reply = gateway.post(path, &asking("alone", &json!({}))).await;
         assert_openai_error(&reply, 502, "upstream_error");
         assert_eq!(gateway.log_of(&reply).await["cost_usd"], 0.7);
-        used_becomes(&gateway, 0.7).await;
+        gateway.used_becomes(0.7).await;
         let reply = gateway.post(path, &asking("both", &json!({}))).await;
         reply.assert_ok();
         assert_eq!(gateway.log_of(&reply).await["cost_usd"], 0.8);
-        used_becomes(&gateway, 1.5).await;
+        gateway.used_becomes(1.5).await;
     }
 }
 

@@ -61,17 +61,6 @@ async fn rush(gateways: &Arc<Vec<Gateway>>, calls: usize) -> (usize, usize) {
     (with(200), with(429))
 }
 
-async fn used(gateway: &Gateway) -> f64 {
-    gateway.status().await["you"]["budget"]["used_usd"].as_f64().expect("a figure")
-}
-
-async fn used_becomes(gateway: &Gateway, usd: f64) {
-    eventually(&format!("{usd} $ used"), || async {
-        ((used(gateway).await - usd).abs() < 1e-9).then_some(())
-    })
-    .await;
-}
-
 #[expect(clippy::cast_precision_loss, reason = "a few hundred calls")]
 fn cost_of(calls: usize, usd: f64) -> f64 {
     calls as f64 * usd
@@ -155,7 +144,7 @@ async fn four_gateways_never_overspend_a_budget_and_use_all_of_it() {
     assert!(cost_of(passed, 0.0007) > 0.05 - 0.0011, "{passed} calls");
     assert_eq!(origin.calls().len(), passed);
     for gateway in gateways.iter() {
-        used_becomes(gateway, cost_of(passed, 0.0007)).await;
+        gateway.used_becomes(cost_of(passed, 0.0007)).await;
         let refused = gateway.post(CHAT, &call()).await;
         assert_openai_error(&refused, 429, "insufficient_quota");
     }
@@ -173,7 +162,7 @@ async fn a_killed_gateway_loses_no_spend_and_one_that_ends_holds_none() {
         store_becomes(gateway, "up", |store| store["state"] == "up").await;
         gateway.post(CHAT, &call()).await.assert_ok();
     }
-    used_becomes(&second, 0.002).await;
+    second.used_becomes(0.002).await;
     first.process.signal("TERM");
     assert_eq!(first.process.exit_code().await, 0);
     let left = async |gateway: &Gateway| {
@@ -198,7 +187,7 @@ async fn a_killed_gateway_loses_no_spend_and_one_that_ends_holds_none() {
     running.abort();
     let left = left(&second).await;
     assert!(left < 1.0 - 0.002 - 0.001, "what the running call had reserved counts: {left}");
-    assert!((used(&second).await - 0.002).abs() < 1e-9);
+    assert!((second.used_usd().await - 0.002).abs() < 1e-9);
 }
 
 #[tokio::test]
@@ -248,7 +237,7 @@ async fn allow_lets_pass_and_charges_later() {
     }
     redis.restart().await;
     store_becomes(&gateways[0], "up", |store| store["state"] == "up").await;
-    used_becomes(&gateways[0], 0.006).await;
+    gateways[0].used_becomes(0.006).await;
     let refused = gateways[0].post(CHAT, &call()).await;
     assert_openai_error(&refused, 429, "insufficient_quota");
 }
@@ -303,7 +292,7 @@ async fn a_budget_holds_while_redis_is_killed_and_stopped_under_load() {
     }
     assert!(cost_of(passed, 0.0007) <= 0.4, "{passed} calls");
     assert!(cost_of(passed, 0.0007) > 0.4 - 0.0011, "{passed} calls");
-    used_becomes(&gateways[0], cost_of(passed, 0.0007)).await;
+    gateways[0].used_becomes(cost_of(passed, 0.0007)).await;
 }
 
 #[tokio::test]
@@ -339,7 +328,7 @@ async fn redis_with_tls_and_a_password_is_trusted_and_the_password_told_to_nobod
     let gateway = Gateway::launch(&["run", "-c", "gateway.yaml"], &env, folder).await;
     store_becomes(&gateway, "up", |store| store["state"] == "up").await;
     gateway.post(CHAT, &call()).await.assert_ok();
-    used_becomes(&gateway, 0.001).await;
+    gateway.used_becomes(0.001).await;
     // Whoever does not know the authority does not talk to it.
     let stranger = Gateway::start(&config).await;
     store_becomes(&stranger, "not trusted", |store| store["last_error"].is_string()).await;

@@ -83,6 +83,19 @@ impl Gateway {
         self.get("/status").await.assert_ok().json()
     }
 
+    /// What the usual caller has used of its budget, in dollars.
+    pub(crate) async fn used_usd(&self) -> f64 {
+        self.status().await["you"]["budget"]["used_usd"].as_f64().expect("a figure")
+    }
+
+    /// Waits until it has used so much, to the last digit.
+    pub(crate) async fn used_becomes(&self, usd: f64) {
+        eventually(&format!("{usd} $ used"), || async {
+            ((self.used_usd().await - usd).abs() < 1e-9).then_some(())
+        })
+        .await;
+    }
+
     /// The exposition of `/metrics`.
     pub(crate) async fn metrics(&self) -> String {
         self.admin_get("/metrics").await.assert_ok().text()
