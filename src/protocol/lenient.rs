@@ -99,6 +99,19 @@ impl Lenient for Flag {
     }
 }
 
+/// The whole number that a float is, as languages without such write it: `10.0`, `1e3`.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "only what is whole and within these bounds"
+)]
+pub(super) fn whole(float: f64) -> Option<u64> {
+    // Above this not every whole number is a float.
+    const MOST: f64 = 9_007_199_254_740_992.0;
+    let is_whole = (0.0..MOST).contains(&float) && float.fract() == 0.0;
+    is_whole.then_some(float as u64)
+}
+
 /// The first `chars` characters of a text.
 pub(super) fn cut(text: &str, chars: usize) -> &str {
     let end = text.char_indices().nth(chars).map(|(at, _)| at);
@@ -145,16 +158,10 @@ impl<'de, T: Lenient> Visitor<'de> for Place<'_, T> {
         }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "only what is whole and within these bounds"
-    )]
     fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
-        // Some servers write counts as `10.0`. Above this not every whole number is a float.
-        const MOST: f64 = 9_007_199_254_740_992.0;
-        if (0.0..MOST).contains(&number) && number.fract() == 0.0 {
-            self.0.whole(number as u64);
+        // Some servers write counts as `10.0`.
+        if let Some(whole) = whole(number) {
+            self.0.whole(whole);
         }
         self.0.number(number);
         Ok(())

@@ -8,22 +8,33 @@ use super::scan::Value;
 /// Most further models one body may name; OpenRouter itself takes a handful.
 const MAX_OTHER_MODELS: usize = 64;
 
+/// What stands in a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hint {
+    /// A model, or the body is wrong.
+    Model,
+    /// A model, if it is a text.
+    MaybeModel,
+    /// A preset, if it is a text.
+    MaybePreset,
+}
+
 impl Reader<'_> {
     /// Reads `models` or `fallbacks`: a name, or an array of names and of objects with a `model`.
     pub(super) fn models(&mut self, field: &'static str) -> Step {
         if self.scan.peek() != Some(b'[') {
-            return self.other_model(field, 1, (true, false));
+            return self.other_model(field, 1, Hint::Model);
         }
         let mut items = self.scan.enter_array(1)?;
         while self.scan.next_item(&mut items)? {
             if self.scan.peek() != Some(b'{') {
-                self.other_model(field, 2, (true, false))?;
+                self.other_model(field, 2, Hint::Model)?;
                 continue;
             }
             let mut members = self.scan.enter_object(2)?;
             while let Some(member) = self.next(&mut members, Some(field))? {
                 if member.name == "model" {
-                    self.other_model(field, 3, (true, false))?;
+                    self.other_model(field, 3, Hint::Model)?;
                 } else {
                     self.skip(3)?;
                 }
@@ -54,7 +65,7 @@ impl Reader<'_> {
         while let Some(member) = self.next(&mut members, Some(field))? {
             let folded = (!is_plain(&member.name)).then(|| plain(&member.name));
             let name = folded.as_deref().unwrap_or(&member.name);
-            let is_preset = name == "preset";
+            let hint = if name == "preset" { Hint::MaybePreset } else { Hint::MaybeModel };
             if name == "parameters" && depth == 2 {
                 self.entry(field, depth + 1)?;
             } else if !is_model_field(name) {
@@ -62,27 +73,23 @@ impl Reader<'_> {
             } else if self.scan.peek() == Some(b'[') {
                 let mut items = self.scan.enter_array(depth + 1)?;
                 while self.scan.next_item(&mut items)? {
-                    self.other_model(field, depth + 2, (false, is_preset))?;
+                    self.other_model(field, depth + 2, hint)?;
                 }
             } else {
-                self.other_model(field, depth + 1, (false, is_preset))?;
+                self.other_model(field, depth + 1, hint)?;
             }
         }
         Ok(())
     }
 
     /// Takes one further model; what is no text is refused where only text has a meaning.
-    fn other_model(
-        &mut self,
-        field: &'static str,
-        depth: usize,
-        (is_strict, is_preset): (bool, bool),
-    ) -> Step {
+    fn other_model(&mut self, field: &'static str, depth: usize, hint: Hint) -> Step {
         match self.scan.value(depth)? {
             Value::Text(token) => {
                 let place = token.span();
                 let Some(name) = self.name(token, field)? else { return Ok(()) };
                 if self.facts.other_models.len() < MAX_OTHER_MODELS {
+                    let is_preset = hint == Hint::MaybePreset;
                     self.facts.other_models.push(OtherModel { name, place, is_preset });
                 } else {
                     self.refuse(field, format!("`{field}` names more than 64 models."));
@@ -90,7 +97,7 @@ impl Reader<'_> {
             }
             Value::Null => {}
             Value::Bool(_) | Value::Number(_) | Value::Array { .. } | Value::Object => {
-                if is_strict {
+                if hint == Hint::Model {
                     self.refuse(field, format!("`{field}` must hold model names."));
                 }
             }

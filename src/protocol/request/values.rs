@@ -3,6 +3,7 @@
 use super::reader::{Reader, Step};
 use super::required::Given;
 use super::scan::{Token, Value};
+use crate::protocol::lenient::whole;
 
 /// Longest name of a model or preset, in bytes.
 const MAX_NAME_BYTES: usize = 256;
@@ -63,7 +64,7 @@ impl<'a> Reader<'a> {
     pub(super) fn whole(&mut self, field: &'static str) -> Step<Option<u64>> {
         let value = self.scan.value(1)?;
         if let Value::Number(number) = value
-            && let Some(whole) = number.parse().ok().or_else(|| whole_float(number))
+            && let Some(whole) = number.parse().ok().or_else(|| whole(number.parse().ok()?))
         {
             return Ok(Some(whole));
         }
@@ -84,17 +85,4 @@ impl<'a> Reader<'a> {
             Value::Bool(_) | Value::Number(_) | Value::Object => Given::Other,
         })
     }
-}
-
-/// A whole number as languages without such write it: `10.0`, `1e3`.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "it is whole, not below zero and below 2^53"
-)]
-fn whole_float(number: &str) -> Option<u64> {
-    const MOST: f64 = 9_007_199_254_740_992.0;
-    let float: f64 = number.parse().ok()?;
-    let is_whole = float.fract() == 0.0 && (0.0..MOST).contains(&float);
-    is_whole.then_some(float as u64)
 }

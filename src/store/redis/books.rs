@@ -242,7 +242,7 @@ impl Books {
         if answer.decision != Decision::Stale {
             let before = self.known.map_or(0, |known| known.lost);
             self.known = Some(Known {
-                lost: if admission.call.is_none() { answer.elsewhere } else { before },
+                lost: if admission.call.is_none() { answer.gone } else { before },
                 at: now,
                 requests: answer.requests,
                 requests_reset: answer.requests_reset,

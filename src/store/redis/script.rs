@@ -74,10 +74,12 @@ pub(super) struct Answer {
     pub(super) used: u64,
     /// Spent by all replicas.
     pub(super) spent: u64,
-    /// What others hold idle, where that is what is missing; of a look, what those hold that are gone.
+    /// What others hold idle, where that is what is missing.
     pub(super) elsewhere: u64,
     /// Whether nobody should keep money for calls to come.
     pub(super) is_scarce: bool,
+    /// Held by replicas that are gone; only of a look.
+    pub(super) gone: u64,
 }
 
 /// The answer of `report`.
@@ -302,6 +304,7 @@ impl Answer {
             spent,
             elsewhere,
             scarce,
+            gone,
         ] = numbers
         else {
             return None;
@@ -322,6 +325,7 @@ impl Answer {
             spent: amount(spent),
             elsewhere: amount(elsewhere),
             is_scarce: scarce == 1,
+            gone: amount(gone),
         })
     }
 }

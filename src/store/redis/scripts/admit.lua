@@ -14,7 +14,7 @@ local ADMITTED, CONCURRENT, REQUESTS, TOKENS, BUDGET, STALE = 0, 1, 2, 3, 4, 5
 local now = clock()
 -- The period is over, or has not begun: the caller takes another key and asks again.
 if budget >= 0 and (now < begins or (ends >= 0 and now >= ends)) then
-  return { STALE, now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+  return { STALE, now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 end
 
 local looks = call == ''
@@ -42,7 +42,7 @@ if tokens >= 0 then
   end
 end
 
-local record, used, total, granted, elsewhere, scarce = nil, 0, 0, 0, 0, 0
+local record, used, total, granted, elsewhere, scarce, gone = nil, 0, 0, 0, 0, 0, 0
 if budget >= 0 then
   record, used, total = merge(KEYS[4], replica, given, spent, returned, idle)
   local until_then = tonumber(redis.call('HGET', KEYS[4], 'scarce')) or 0
@@ -76,7 +76,7 @@ if budget >= 0 then
     end
   end
   if looks then
-    elsewhere = held_by_the_gone(KEYS[4], now)
+    gone = held_by_the_gone(KEYS[4], now)
   else
     if record.is_new then
       total = forget(KEYS[4], total, now)
@@ -105,5 +105,5 @@ return {
   code, now, retry, running,
   used_r, requests >= 0 and reset(KEYS[2], used_r, now) or 0,
   head_t, used_t, tokens >= 0 and reset(KEYS[3], used_t, now) or 0,
-  record and record.given or 0, granted, used, total, elsewhere, scarce,
+  record and record.given or 0, granted, used, total, elsewhere, scarce, gone,
 }
