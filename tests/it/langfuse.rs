@@ -219,6 +219,9 @@ async fn a_torn_tail_and_damage_cost_only_what_they_touch() {
     let path = segment(&folder.path().join("spool"));
     let mut bytes = std::fs::read(&path).expect("a segment");
     let damaged = memchr::memmem::find(&bytes, trace_id(7).as_bytes()).expect("the seventh");
+    // A caller may have its answer before its call is recorded: the last one need not be the twentieth.
+    let last = memchr::memmem::rfind(&bytes, b"\"traceId\":\"").expect("a trace") + 11;
+    let last = String::from_utf8(bytes[last..last + 32].to_vec()).expect("digits");
     bytes[damaged] = b'!';
     bytes.truncate(bytes.len() - 5);
     std::fs::write(&path, bytes).expect("a writable folder");
@@ -226,9 +229,7 @@ async fn a_torn_tail_and_damage_cost_only_what_they_touch() {
     let gateway = Gateway::start_in(folder, &config).await;
     let langfuse = Langfuse::at(port);
     langfuse.has(18).await;
-    assert!(
-        !langfuse.traces().contains(&trace_id(7)) && !langfuse.traces().contains(&trace_id(20))
-    );
+    assert!(!langfuse.traces().contains(&trace_id(7)) && !langfuse.traces().contains(&last));
     let status = told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
     assert_eq!((&status["dropped"], &status["dropped_by"]["damage"]), (&json!(1), &json!(1)));
 }
