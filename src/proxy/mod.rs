@@ -89,13 +89,14 @@ impl Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Ctx;
+    /// Boxed: Pingora's futures hold it in several places, and are copied whole for each request.
+    type CTX = Box<Ctx>;
 
-    fn new_ctx(&self) -> Ctx {
-        Ctx::new(&self.shared)
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(Ctx::new(&self.shared))
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         let caller = session.as_mut();
         let admitted = match admit::admit(caller, ctx).await {
             Ok(admit::Admitted::Call(dialect)) => body::read(caller, ctx, dialect).await,
@@ -108,7 +109,11 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+    async fn proxy_upstream_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Self::CTX,
+    ) -> Result<bool> {
         let caller = session.as_mut();
         match attempts::run(caller, ctx).await {
             Ok(()) => Ok(false),
@@ -117,7 +122,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Never reached: the exchange is our own loop, in `proxy_upstream_filter`.
-    async fn upstream_peer(&self, _: &mut Session, _: &mut Ctx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, _: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         Err(Error::explain(
             pingora::ErrorType::InternalError,
             "the exchange loop owns the upstream",
@@ -125,20 +130,20 @@ impl ProxyHttp for Gateway {
     }
 
     /// Whatever had to be said to the caller has been said by `respond`; here the connection ends.
-    async fn fail_to_proxy(&self, _: &mut Session, _: &Error, _: &mut Ctx) -> FailToProxy {
+    async fn fail_to_proxy(&self, _: &mut Session, _: &Error, _: &mut Self::CTX) -> FailToProxy {
         FailToProxy { error_code: 0, can_reuse_downstream: false }
     }
 
     /// Pingora's own line would print the path with its query; the access log has all of it.
-    fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
     }
 
-    fn request_summary(&self, _: &Session, ctx: &Ctx) -> String {
+    fn request_summary(&self, _: &Session, ctx: &Self::CTX) -> String {
         ctx.request_id.to_string()
     }
 
-    async fn logging(&self, _: &mut Session, _: Option<&Error>, ctx: &mut Ctx) {
+    async fn logging(&self, _: &mut Session, _: Option<&Error>, ctx: &mut Self::CTX) {
         finish::finish(ctx);
     }
 }
