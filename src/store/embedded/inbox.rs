@@ -26,6 +26,8 @@ pub(super) struct Gathered {
     pub(super) lost: u64,
     /// The process ends.
     pub(super) is_closed: bool,
+    /// Something waits elsewhere.
+    is_nudged: bool,
 }
 
 impl Inbox {
@@ -44,6 +46,12 @@ impl Inbox {
         }
     }
 
+    /// Wakes the keeper after the same instant, for what waits elsewhere.
+    pub(super) fn nudge(&self) {
+        lock(&self.gathered).is_nudged = true;
+        self.wake.notify_one();
+    }
+
     /// Nothing follows.
     pub(super) fn close(&self) {
         lock(&self.gathered).is_closed = true;
@@ -52,13 +60,14 @@ impl Inbox {
 
     /// Exchanges what has gathered for the empty `records`; waits so long at most for a first one.
     pub(super) fn take(&self, records: Vec<Record>, at_most: Duration) -> Gathered {
-        let idle = |now: &mut Gathered| now.records.is_empty() && !now.is_closed;
+        let is_empty = |now: &Gathered| now.records.is_empty() && !now.is_nudged;
+        let idle = |now: &mut Gathered| is_empty(now) && !now.is_closed;
         let waited = self.wake.wait_timeout_while(lock(&self.gathered), at_most, idle);
         let (gathered, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let filling = |now: &mut Gathered| !now.records.is_empty() && !now.is_closed;
+        let filling = |now: &mut Gathered| !is_empty(now) && !now.is_closed;
         let waited = self.wake.wait_timeout_while(gathered, GATHER, filling);
         let (mut gathered, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let is_closed = gathered.is_closed;
-        std::mem::replace(&mut *gathered, Gathered { records, lost: 0, is_closed })
+        std::mem::replace(&mut *gathered, Gathered { records, is_closed, ..Gathered::default() })
     }
 }

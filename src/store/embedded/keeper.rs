@@ -109,6 +109,7 @@ impl Keeper {
     pub(super) fn run(mut self) {
         let mut next = Instant::now() + BEAT;
         let mut records = Vec::new();
+        lock(&self.shared.desk).is_kept = true;
         loop {
             let at_most = next.saturating_duration_since(Instant::now());
             let mut gathered = self.shared.inbox.take(records, at_most);
@@ -117,6 +118,7 @@ impl Keeper {
             for record in gathered.records.drain(..) {
                 desk.wait(record);
             }
+            desk.is_kept = !gathered.is_closed;
             drop(desk);
             self.shared.catch_up();
             if gathered.is_closed {
@@ -165,7 +167,9 @@ impl Open {
     fn beat(&mut self, folder: &Path, shared: &Shared) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         shared.catch_up();
-        let desk = lock(&shared.desk);
+        let mut desk = lock(&shared.desk);
+        // Calls may have ended since.
+        desk.write_chunk();
         let is_behind = !desk.waiting.is_empty();
         let Some(journal) = &desk.journal else { return Ok(()) };
         let (end, file) = (journal.end, journal.handle().map_err(|error| text(&error))?);

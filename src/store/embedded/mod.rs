@@ -1,5 +1,6 @@
 //! The store of one machine: decisions in memory, a journal so that no spend is forgotten, a ledger.
 
+mod desk;
 mod inbox;
 mod journal;
 mod keeper;
@@ -9,23 +10,18 @@ mod record;
 pub use ledger::{By, Line, report};
 
 use super::{Account, Ask, Funds, Grant, Hold, Moment, Purse, Seat, Settlement, Standing, Verdict};
+use desk::Desk;
 use inbox::Inbox;
 use journal::Journal;
 use keeper::Keeper;
 use record::{Record, Reserved, Settled};
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
-
-/// Most ended calls that wait for a disk that is full or away; further ones are counted as lost.
-/// Calls of keys with a budget are never among those: without the disk they are not admitted.
-const MAX_WAITING: usize = 100_000;
-/// Records written to the journal at once: what a request that finds others waiting does for them.
-const CHUNK: usize = 256;
 
 /// The embedded store.
 #[derive(Debug)]
@@ -46,16 +42,6 @@ struct Shared {
     desk: Mutex<Desk>,
     /// Ended calls without a reservation, which nobody waits for.
     inbox: Inbox,
-}
-
-/// Where records are written down.
-#[derive(Debug, Default)]
-struct Desk {
-    /// `None` while the folder cannot be used.
-    journal: Option<Journal>,
-    /// Settlements the journal could not take, oldest first.
-    waiting: VecDeque<Record>,
-    lost: u64,
 }
 
 /// Why the folder cannot be used.
@@ -103,7 +89,7 @@ impl Embedded {
                 key: Arc::clone(&account.key),
                 model: Arc::clone(&ask.model),
             });
-            if !lock(&self.shared.desk).reserve(&reserved) {
+            if !lock(&self.shared.desk).reserve(&reserved, now.mono) {
                 lock(&seat).withdraw(account, &hold, now);
                 return Verdict::Unavailable;
             }
@@ -127,7 +113,11 @@ impl Embedded {
         let funds = counters.funds(account, now.wall);
         drop(counters);
         if account.budget.is_some() {
-            lock(&self.shared.desk).settle(settled(account, hold, settlement));
+            let record = settled(account, hold, settlement);
+            let is_left = lock(&self.shared.desk).settle(record, now.mono);
+            if is_left {
+                self.shared.inbox.nudge();
+            }
         } else if settlement.entry.is_some() {
             // Nothing is reserved, so that nothing is lost but a line of the ledger should the
             // process die within the next milliseconds.
@@ -143,8 +133,9 @@ impl Embedded {
         }
     }
 
-    /// See [`super::Store::peek`].
+    /// See [`super::Store::peek`]. What it tells of ended calls is on file.
     pub fn peek(&self, account: &Account, now: Moment) -> Standing {
+        lock(&self.shared.desk).write_chunk();
         match self.shared.known(&account.key) {
             Some(seat) => lock(&seat).standing(account, now),
             None => Seat::default().standing(account, now),
@@ -182,7 +173,7 @@ impl Shared {
 
     /// Writes what waits as long as that works; a request that comes meanwhile waits for one write.
     fn catch_up(&self) {
-        while lock(&self.desk).write_chunk() {}
+        while lock(&self.desk).catch_up() {}
     }
 
     /// Takes over what an earlier process left.
@@ -191,47 +182,6 @@ impl Shared {
             lock(&self.seat(&key.as_str().into())).restore(purse);
         }
         lock(&self.desk).journal = Some(journal);
-    }
-}
-
-impl Desk {
-    /// Writes a reservation down; whether that worked. What waits comes first, so that a disk which
-    /// has room again is known to have enough of it.
-    fn reserve(&mut self, record: &Record) -> bool {
-        self.write_chunk();
-        let Some(journal) = &mut self.journal else { return false };
-        self.waiting.is_empty() && journal.append([record]).is_ok()
-    }
-
-    /// Writes an ended call down, now or once it can be.
-    fn settle(&mut self, record: Record) {
-        if self.waiting.is_empty()
-            && let Some(journal) = &mut self.journal
-            && journal.append([&record]).is_ok()
-        {
-            return;
-        }
-        self.wait(record);
-        self.write_chunk();
-    }
-
-    fn wait(&mut self, record: Record) {
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(record);
-        } else {
-            self.lost += 1;
-        }
-    }
-
-    /// Writes some of what waits; whether more of it can be written.
-    fn write_chunk(&mut self) -> bool {
-        let count = self.waiting.len().min(CHUNK);
-        let Some(journal) = self.journal.as_mut().filter(|_| count > 0) else { return false };
-        if journal.append(self.waiting.iter().take(count)).is_err() {
-            return false;
-        }
-        self.waiting.drain(..count);
-        !self.waiting.is_empty()
     }
 }
 
