@@ -277,7 +277,7 @@ impl Store {
     /// How the account stands, asked of all who count; consumes nothing and waits 250 ms at most.
     pub async fn look(&self, account: &Account, now: Moment) -> Standing {
         match self {
-            Self::Embedded(embedded) => embedded.peek(account, now),
+            Self::Embedded(embedded) => embedded.look(account, now),
             Self::Redis { shared, .. } => shared.look(account).await,
         }
     }

@@ -1,13 +1,14 @@
 //! Where records are written down, and when: a reservation before its call goes out, an ended call at
 //! once or, where calls follow each other closely, together with the next reservation.
 
+use super::super::NanoUsd;
 use super::journal::Journal;
-use super::record::Record;
+use super::record::{Record, Settled};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Most ended calls that wait for a disk that is full or away; further ones are counted as lost.
-/// Calls of keys with a budget are never among those: without the disk they are not admitted.
+/// Most ended calls of keys without a budget that wait for a disk that is full or away; further ones are
+/// counted as lost. Those of keys with one are as few as were running: without the disk none is admitted.
 const MAX_WAITING: usize = 100_000;
 /// Records written to the journal at once: what a request that finds others waiting does for them.
 const CHUNK: usize = 256;
@@ -49,10 +50,13 @@ impl Desk {
     /// Writes an ended call down, now or once it can be; or leaves it for the next reservation, where
     /// one is about to come. Whether the keeper is to be told of it.
     ///
-    /// Where a death comes before that, the call is charged what it had reserved, as if it still ran.
-    pub(super) fn settle(&mut self, record: Record, now: Duration) -> bool {
-        self.wait(record);
-        let may_be_left = self.is_kept && self.journal.is_some() && self.waiting.len() < CHUNK;
+    /// Where a death comes before that, the call is charged what it had reserved, as if it still ran: so
+    /// one that cost more is never left.
+    pub(super) fn settle(&mut self, record: Settled, reserved: NanoUsd, now: Duration) -> bool {
+        let is_covered = record.cost <= reserved;
+        self.waiting.push_back(Record::Settled(record));
+        let may_be_left =
+            is_covered && self.is_kept && self.journal.is_some() && self.waiting.len() < CHUNK;
         if may_be_left && self.pace.is_quick(now) {
             return !std::mem::replace(&mut self.is_told, true);
         }
@@ -60,13 +64,19 @@ impl Desk {
         false
     }
 
-    /// Takes an ended call that nobody waits for.
-    pub(super) fn wait(&mut self, record: Record) {
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(record);
-        } else {
-            self.lost += 1;
+    /// Writes some of the ended calls that nobody waits for, from the front of `records`; whether there
+    /// are more. What the disk does not take waits.
+    pub(super) fn enter(&mut self, records: &mut VecDeque<Record>) -> bool {
+        let count = records.len().min(CHUNK);
+        for record in records.drain(..count) {
+            if self.waiting.len() < MAX_WAITING {
+                self.waiting.push_back(record);
+            } else {
+                self.lost += 1;
+            }
         }
+        self.write_chunk();
+        !records.is_empty()
     }
 
     /// Writes some of what waits; whether more of it can be written.
@@ -119,7 +129,10 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::CallId;
+    use super::super::super::period::Day;
     use super::*;
+    use crate::protocol::usage::{CostSource, Usage};
 
     /// The pace after admissions that are so far apart, in microseconds.
     fn pace(apart: u64, count: u64) -> (Pace, u64) {
@@ -128,6 +141,37 @@ mod tests {
             pace.admitted(Duration::from_micros(1_000_000 + number * apart));
         }
         (pace, 1_000_000 + count * apart)
+    }
+
+    #[test]
+    fn the_keeper_is_told_once_until_it_comes() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let journal = Journal::succeed(folder.path(), 1, &[]).unwrap();
+        let mut desk = Desk { journal: Some(journal), is_kept: true, ..Desk::default() };
+        desk.pace = pace(100, 1_000).0;
+        let now = Duration::from_millis(1_100);
+        let ended = |cost| Settled {
+            call: CallId(1),
+            day: Day(1),
+            cost: NanoUsd(cost),
+            source: CostSource::Upstream,
+            is_counted: true,
+            usage: Usage::default(),
+            key: "k".into(),
+            model: "m".into(),
+            upstream: "u".into(),
+        };
+        assert!(desk.settle(ended(5), NanoUsd(5), now));
+        assert!(!desk.settle(ended(5), NanoUsd(5), now), "it knows");
+        assert_eq!(desk.waiting.len(), 2);
+        desk.catch_up();
+        assert!(desk.waiting.is_empty());
+        assert!(desk.settle(ended(5), NanoUsd(5), now), "something new");
+        assert!(!desk.settle(ended(6), NanoUsd(5), now));
+        assert!(
+            desk.waiting.is_empty(),
+            "one that cost more than it had reserved is written at once"
+        );
     }
 
     #[test]

@@ -2,13 +2,13 @@
 //! the disk; no request waits for it.
 
 use super::journal::{self, HEADER, Journal, ROTATE, Running};
-use super::ledger::{Applied, Ledger};
+use super::ledger::{self, Applied, Ledger};
 use super::record::{Record, Settled};
 use super::{Problem, Shared, lock};
 use crate::folder;
 use crate::locked::Locked;
 use crate::protocol::usage::{CostSource, Usage};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -29,6 +29,22 @@ pub(super) struct Keeper {
     is_troubled: bool,
 }
 
+/// As long as it lives there is somebody who writes what requests leave; also where that one panics.
+struct Keeping(Arc<Shared>);
+
+impl Keeping {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        lock(&shared.desk).is_kept = true;
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        lock(&self.0.desk).is_kept = false;
+    }
+}
+
 /// A folder in use.
 #[derive(Debug)]
 struct Open {
@@ -39,6 +55,8 @@ struct Open {
     /// Whether the disk knows this journal by its name, which another one had. Before that the ledger
     /// must not go on: after a power cut it would not know the one that is found.
     is_named: bool,
+    /// Whether the disk has all that the journal says up to there.
+    is_synced: bool,
     /// Whether the file system counts the names of a file, so that none means that it was deleted.
     has_links: bool,
     /// Held as long as the process lives, so that no other one uses the folder.
@@ -60,6 +78,8 @@ impl Keeper {
         std::fs::create_dir_all(&self.folder).map_err(|error| failed(&error))?;
         let lock = self.lock()?;
         let mut ledger = Ledger::open(&self.folder).map_err(|error| failed(&error))?;
+        // The journal is about to forget what the ledger has, which may have seen no disk yet.
+        ledger::sync(&self.folder).map_err(|error| failed(&error))?;
         let left = journal::read_left(&self.folder).map_err(|error| failed(&error))?;
         let applied = ledger.applied().map_err(|error| failed(&error))?;
         let from = if applied.generation == left.generation { applied.position } else { 0 };
@@ -78,6 +98,7 @@ impl Keeper {
             applied,
             running: Running::default(),
             is_named: true,
+            is_synced: true,
             has_links,
             _lock: lock,
         });
@@ -109,27 +130,25 @@ impl Keeper {
     pub(super) fn run(mut self) {
         let mut next = Instant::now() + BEAT;
         let mut records = Vec::new();
-        lock(&self.shared.desk).is_kept = true;
+        let keeping = Keeping::begin(&self.shared);
         loop {
             let at_most = next.saturating_duration_since(Instant::now());
-            let mut gathered = self.shared.inbox.take(records, at_most);
-            let mut desk = lock(&self.shared.desk);
-            desk.lost += gathered.lost;
-            for record in gathered.records.drain(..) {
-                desk.wait(record);
-            }
-            desk.is_kept = !gathered.is_closed;
-            drop(desk);
-            self.shared.catch_up();
+            let gathered = self.shared.inbox.take(records, at_most);
+            lock(&self.shared.desk).lost += gathered.lost;
+            let mut ended = VecDeque::from(gathered.records);
+            while lock(&self.shared.desk).enter(&mut ended) {}
             if gathered.is_closed {
+                drop(keeping);
+                self.shared.catch_up();
                 self.beat();
                 return;
             }
+            self.shared.catch_up();
             if Instant::now() >= next {
                 self.beat();
                 next = Instant::now() + BEAT;
             }
-            records = gathered.records;
+            records = Vec::from(ended);
         }
     }
 
@@ -195,7 +214,11 @@ impl Open {
             self.ledger.apply(&records, upto).map_err(|error| text(&error))?;
             self.applied = upto;
             self.running.follow(&records);
+            self.is_synced = false;
+        }
+        if !self.is_synced {
             file.sync_data().map_err(|error| text(&error))?;
+            self.is_synced = true;
         }
         if end < ROTATE {
             return Ok(());

@@ -5,6 +5,8 @@ use super::super::{NanoUsd, Purse};
 use super::record::{Record, Settled};
 use rusqlite::{Connection, OpenFlags, params};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -71,6 +73,16 @@ pub enum By {
 
 fn path(folder: &Path) -> PathBuf {
     folder.join("ledger.sqlite")
+}
+
+/// Tells the disk all that was committed, also while somebody reads a report. Of the database itself
+/// `SQLite` sees to that; and to close another handle of it would take its locks.
+pub(super) fn sync(folder: &Path) -> io::Result<()> {
+    match File::open(folder.join("ledger.sqlite-wal")) {
+        Ok(changes) => changes.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The most that one line counts of anything: nine million dollars, or more tokens than there are.

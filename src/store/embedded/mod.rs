@@ -114,14 +114,14 @@ impl Embedded {
         drop(counters);
         if account.budget.is_some() {
             let record = settled(account, hold, settlement);
-            let is_left = lock(&self.shared.desk).settle(record, now.mono);
+            let is_left = lock(&self.shared.desk).settle(record, hold.reserved, now.mono);
             if is_left {
                 self.shared.inbox.nudge();
             }
         } else if settlement.entry.is_some() {
             // Nothing is reserved, so that nothing is lost but a line of the ledger should the
             // process die within the next milliseconds.
-            self.shared.inbox.put(settled(account, hold, settlement));
+            self.shared.inbox.put(Record::Settled(settled(account, hold, settlement)));
         }
         funds
     }
@@ -129,13 +129,19 @@ impl Embedded {
     /// Writes down the line of an ended call alone, for a store that counts elsewhere.
     pub fn enter(&self, account: &Account, hold: &Hold, settlement: &Settlement) {
         if settlement.entry.is_some() {
-            self.shared.inbox.put(settled(account, hold, settlement));
+            self.shared.inbox.put(Record::Settled(settled(account, hold, settlement)));
         }
     }
 
-    /// See [`super::Store::peek`]. What it tells of ended calls is on file.
+    /// See [`super::Store::look`]. What it tells of ended calls is on file, where the disk takes it.
+    pub fn look(&self, account: &Account, now: Moment) -> Standing {
+        let standing = self.peek(account, now);
+        self.shared.catch_up();
+        standing
+    }
+
+    /// See [`super::Store::peek`].
     pub fn peek(&self, account: &Account, now: Moment) -> Standing {
-        lock(&self.shared.desk).write_chunk();
         match self.shared.known(&account.key) {
             Some(seat) => lock(&seat).standing(account, now),
             None => Seat::default().standing(account, now),
@@ -148,6 +154,8 @@ impl Embedded {
         if let Some(thread) = lock(&self.thread).take() {
             thread.join().ok();
         }
+        // All is written, unless the keeper went before its time.
+        self.shared.catch_up();
     }
 }
 
@@ -185,9 +193,9 @@ impl Shared {
     }
 }
 
-fn settled(account: &Account, hold: &Hold, settlement: &Settlement) -> Record {
+fn settled(account: &Account, hold: &Hold, settlement: &Settlement) -> Settled {
     let entry = settlement.entry.as_ref();
-    Record::Settled(Settled {
+    Settled {
         call: hold.call,
         day: hold.day,
         cost: settlement.cost,
@@ -197,7 +205,7 @@ fn settled(account: &Account, hold: &Hold, settlement: &Settlement) -> Record {
         key: Arc::clone(&account.key),
         model: entry.map(|entry| Arc::clone(&entry.model)).unwrap_or_default(),
         upstream: entry.map(|entry| Arc::clone(&entry.upstream)).unwrap_or_default(),
-    })
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
