@@ -16,6 +16,8 @@ pub struct SoFar<'a> {
     pub produced: u64,
     /// Answers in it, of which each has to end.
     pub choices: u64,
+    /// A bit for each of the first that has.
+    pub finished: u64,
     /// The block that has not ended, on `/messages`.
     pub open_block: Option<u64>,
     /// Seconds since 1970.
@@ -25,7 +27,7 @@ pub struct SoFar<'a> {
 /// The last events of the stream.
 #[must_use]
 pub fn last_events(dialect: Dialect, so_far: &SoFar<'_>) -> Bytes {
-    let SoFar { reading, events, produced, choices, open_block, now } = *so_far;
+    let SoFar { reading, events, produced, choices, finished, open_block, now } = *so_far;
     let (id, model) = (&reading.id, &reading.model);
     let text = match dialect {
         Dialect::Chat | Dialect::Completions | Dialect::Embeddings => {
@@ -38,7 +40,9 @@ pub fn last_events(dialect: Dialect, so_far: &SoFar<'_>) -> Bytes {
                 }
             };
             let object = if is_chat { "chat.completion.chunk" } else { "text_completion" };
-            let choices: Vec<Value> = (0..choices.clamp(1, 128)).map(choice).collect();
+            let is_open = |index: &u64| *index >= 64 || finished >> index & 1 == 0;
+            let choices: Vec<Value> =
+                (0..choices.clamp(1, 128)).filter(is_open).map(choice).collect();
             let chunk = json!({
                 "id": id, "object": object, "created": now, "model": model, "choices": choices,
             });
@@ -93,6 +97,7 @@ mod tests {
                 events: 7,
                 produced: 9,
                 choices: 2,
+                finished: 0,
                 open_block: Some(1),
                 now: 1,
             };
@@ -101,6 +106,27 @@ mod tests {
             assert!(tap.is_ended() && tap.fault().is_none() && tap.garbled() == 0, "{dialect:?}");
             assert_eq!(tap.reading().finish.as_deref(), Some("length"), "{dialect:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_had_ended_keeps_its_reason() {
+        let reading = Reading::default();
+        let so_far = SoFar {
+            reading: &reading,
+            events: 7,
+            produced: 9,
+            choices: 3,
+            finished: 0b10,
+            open_block: None,
+            now: 1,
+        };
+        let last = last_events(Dialect::Chat, &so_far);
+        let last = std::str::from_utf8(&last).unwrap();
+        let chunk = last.strip_prefix("data: ").unwrap().split('\n').next().unwrap();
+        let chunk: Value = serde_json::from_str(chunk).unwrap();
+        let indices: Vec<_> =
+            chunk["choices"].as_array().unwrap().iter().map(|c| &c["index"]).collect();
+        assert_eq!(indices, [0, 2]);
     }
 
     #[test]
@@ -125,6 +151,7 @@ mod tests {
             events: 3,
             produced: 9,
             choices: 1,
+            finished: 0,
             open_block: tap.open_block(),
             now: 1,
         };

@@ -17,12 +17,14 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct Event<'a> {
     /// The `event` field; empty where there is none.
     pub name: &'a [u8],
-    /// The `data` lines, joined by a line feed.
+    /// The `data` lines, joined by a line feed; nothing of an event that was too long.
     pub data: &'a [u8],
+    /// Whether it was too long to be kept.
+    pub is_skipped: bool,
 }
 
-/// Finds events over arbitrary cuts, with LF, CRLF or CR. Nothing makes it fail: an event over
-/// 1 MiB is passed over and counted. It allocates only for what a cut or several `data` lines split.
+/// Finds events over arbitrary cuts, with LF, CRLF or CR. Nothing makes it fail: of an event over
+/// 1 MiB there is but the name, if it came first. It allocates only for what a cut or several `data` lines split.
 #[derive(Debug, Default)]
 pub struct Framer {
     /// How much of a byte order mark has been seen at the very start.
@@ -232,10 +234,11 @@ impl Framer {
         let name = here.name.unwrap_or(&self.name);
         if self.bytes > MAX_EVENT_BYTES {
             self.skipped += 1;
+            on(Event { name, data: b"", is_skipped: true });
         } else if let Some(data) = here.data {
-            on(Event { name, data });
+            on(Event { name, data, is_skipped: false });
         } else if self.has_data {
-            on(Event { name, data: &self.data });
+            on(Event { name, data: &self.data, is_skipped: false });
         }
         self.is_open = false;
         self.has_data = false;
@@ -267,7 +270,10 @@ mod tests {
 
     fn feed(framer: &mut Framer, chunk: &[u8], seen: &mut Seen) {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        framer.push(chunk, |event| seen.push((text(event.name), text(event.data))));
+        framer.push(chunk, |event| {
+            let data = if event.is_skipped { "too long".to_owned() } else { text(event.data) };
+            seen.push((text(event.name), data));
+        });
     }
 
     fn events<'c>(chunks: impl IntoIterator<Item = &'c [u8]>) -> Seen {
@@ -336,15 +342,16 @@ mod tests {
     #[test]
     fn an_event_of_a_mebibyte_passes_and_a_longer_one_is_counted() {
         for (extra, whole) in [(0, true), (1, false)] {
-            let long = "x".repeat(MAX_EVENT_BYTES - "data: ".len() + extra);
-            let stream = format!(":{long}\ndata: {long}\n\ndata: after\n\n");
+            let long = "x".repeat(MAX_EVENT_BYTES - "event: edata: ".len() + extra);
+            let stream = format!(":{long}\nevent: e\ndata: {long}\n\ndata: after\n\n");
             for size in [stream.len(), 65_536, 1_000_003] {
                 let (mut framer, mut seen) = (Framer::new(), Seen::new());
                 for chunk in stream.as_bytes().chunks(size) {
                     feed(&mut framer, chunk, &mut seen);
                     assert!(framer.begun.capacity() + framer.data.capacity() < 5 << 20);
                 }
-                assert_eq!(seen.len(), if whole { 2 } else { 1 });
+                assert_eq!((seen.len(), seen[0].0.as_str()), (2, "e"));
+                assert_eq!(seen[0].1 == "too long", !whole);
                 assert_eq!(framer.skipped(), u64::from(!whole));
                 assert_eq!(seen.last().unwrap().1, "after");
                 assert!(framer.data.capacity() <= KEPT_CAPACITY_BYTES);

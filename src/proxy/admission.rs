@@ -13,6 +13,9 @@ use std::time::Duration;
 const STORE_IS_BACK: Duration = Duration::from_secs(1);
 /// Bytes of a token where nothing depends on the count.
 const BYTES_A_TOKEN: u64 = 4;
+/// How far a short stream may go beyond its maximum, in tokens: a word or two, which are one for some
+/// tokenizer.
+const A_WORD: u64 = 8;
 
 /// A call that was admitted.
 #[derive(Debug)]
@@ -102,7 +105,8 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
             longest.saturating_mul(facts.choices.max(1))
         }
     };
-    let cap = output.saturating_add(slack(call, output));
+    // Before its first token a stream is not cut: there would be nothing to end.
+    let cap = output.saturating_add(slack(call, output)).max(1);
     let worst = |model: &str| {
         let input = if facts.is_continued {
             // What is kept upstream is a part of the prompt, and no longer than the model can read.
@@ -122,7 +126,8 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
 /// that by their own count; by ours, which decides where a stream is cut, the same text may be half as
 /// much again, and what they would have ended by themselves must not be cut.
 const fn slack(call: &Call, output: u64) -> u64 {
-    if call.stream() && call.facts.max_output_tokens.is_some() { output / 2 } else { 0 }
+    let may_end_itself = call.stream() && call.facts.max_output_tokens.is_some();
+    if may_end_itself { output / 2 + A_WORD } else { 0 }
 }
 
 fn unavailable() -> Rejection {

@@ -70,6 +70,7 @@ pub(super) fn last_events(caller: &Caller<'_>, call: &Call, tap: &StreamTap) -> 
         events: tap.events(),
         produced: tap.produced_tokens(),
         choices: call.facts.answers,
+        finished: tap.finished(),
         open_block: tap.open_block(),
         now: since_1970.unwrap_or_default().as_secs(),
     };

@@ -159,7 +159,7 @@ async fn follow(
             Ok(Ok(None)) => Some(End::Clean),
             Ok(Err(failure)) => Some(End::Failed(failure)),
             Err(Interrupted::CallerGone) => return Err(Stopped::CallerGone),
-            Err(Interrupted::Expired(_)) if tap.is_ended() => Some(End::Clean),
+            Err(Interrupted::Expired(_)) if has_said_all(tap) => Some(End::Clean),
             Err(Interrupted::Expired(Expired::Idle)) => Some(End::Stalled),
             Err(Interrupted::Expired(expired)) => Some(End::Failed(Failure::expired(expired))),
         };
@@ -171,7 +171,7 @@ async fn follow(
         let now = Instant::now();
         // Once tokens flow, comments are no sign of life; half an event is.
         if !tap.first_token() || tap.events() > events || !tap.at_boundary() {
-            clock.data_came(now, tap.is_ended().then_some(AFTER_THE_END));
+            clock.data_came(now, has_said_all(tap).then_some(AFTER_THE_END));
         }
         if !released {
             let is_due = tap.first_token() || tap.is_complete() || held >= HOLD_STREAM;
@@ -189,9 +189,12 @@ async fn follow(
                 ctx.outcome.first_token = Some(now);
                 ctx.proved_good(reply.upstream);
             }
-            if tap.has_silent_fault() {
-                // No client would notice; and whatever follows, `[DONE]` above all, would hide it.
+            if tap.fault().is_some() {
+                // What follows may be its usage; that all is well it must not say.
                 pieces = without_done(pieces);
+            }
+            if tap.has_silent_fault() {
+                // No client would notice, and whatever follows would hide it.
                 end = Some(End::Clean);
             }
             // Only its last empty line may be missing of an event that a clean end leaves open.
@@ -203,6 +206,11 @@ async fn follow(
             return Ok(end);
         }
     }
+}
+
+/// Whether nothing that matters to the caller is to come: only the connection's end, or a bill.
+fn has_said_all(tap: &StreamTap) -> bool {
+    tap.is_ended() || tap.fault().is_some()
 }
 
 /// Sends on what has come, without what is ours alone. Half an event is kept back, and returned.

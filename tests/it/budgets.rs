@@ -335,8 +335,8 @@ async fn a_stream_that_reaches_its_reservation_ends_as_too_long_in_every_dialect
         let stream = reply.text();
         let last = events(&reply.body);
         assert!(stream.contains(mark), "{path}: {:?}", last.last());
-        // 20 tokens are eight texts, and half as much again where the caller names the maximum.
-        let texts = if path == "/v1/messages" { 12 } else { 8 };
+        // 20 tokens are eight texts, and half as much again and a word where the caller names the maximum.
+        let texts = if path == "/v1/messages" { 15 } else { 8 };
         assert_eq!(stream.matches(text).count(), texts, "{path}");
         assert_eq!(origin.call(number).await.fate().await, Fate::CallerLeft, "{path}");
         let line = gateway.log_of(&reply).await;
@@ -359,7 +359,7 @@ async fn a_burst_is_cut_where_it_has_used_up_its_reservation() {
     body["max_tokens"] = json!(20);
     let reply = gateway.post(CHAT, &body).await;
     assert!(reply.complete && reply.text().contains("\"finish_reason\":\"length\""));
-    assert_eq!(reply.text().matches("never ending").count(), 12);
+    assert_eq!(reply.text().matches("never ending").count(), 15);
     // Our count lies above the upstream's by half at most: what is billed is what was reserved.
     let used = gateway.used_usd().await;
     assert!((0.000_2..0.000_3).contains(&used), "{used}");
@@ -412,6 +412,24 @@ async fn what_an_upstream_ends_by_itself_is_never_cut() {
     let mut body = chat_stream();
     body["max_tokens"] = json!(10);
     assert_eq!(gateway.post(CHAT, &body).await.text(), stream);
+}
+
+#[tokio::test]
+async fn a_maximum_of_a_token_or_none_ends_as_the_upstream_says() {
+    let (origin, gateway) = budgeted("usd: 5, per: day").await;
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":1,\"cost\":0.5}}\n\n";
+    for max_tokens in [0, 1, 2] {
+        let said = if max_tokens == 0 { String::new() } else { delta("internationalization") };
+        let stream =
+            [": WAIT\n\n", &said, crate::harness::FINISH, usage, "data: [DONE]\n\n"].concat();
+        origin.next(Reply::sse(&stream));
+        let mut body = chat_stream();
+        body["max_tokens"] = json!(max_tokens);
+        body["stream_options"] = json!({"include_usage": true});
+        let reply = gateway.post(CHAT, &body).await;
+        assert_eq!(reply.assert_ok().text(), stream, "{max_tokens}");
+        assert_eq!(gateway.log_of(&reply).await["cost_usd"], 0.5, "{max_tokens}");
+    }
 }
 
 #[tokio::test]

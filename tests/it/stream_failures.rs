@@ -1,8 +1,8 @@
 //! Broken streams: none ends like a good one, and a good one is never taken for broken.
 
 use crate::harness::{
-    FINISH, Fate, Framing, Gate, Reply, Request, assert_openai_error, chat, chat_stream, delta,
-    events, last_event, sample, serving, serving_with, streamed,
+    Config, FINISH, Fate, Framing, Gate, Gateway, Origin, Reply, Request, assert_openai_error,
+    chat, chat_stream, delta, events, last_event, sample, serving, serving_with, streamed,
 };
 use serde_json::json;
 
@@ -162,7 +162,8 @@ async fn the_upstreams_own_error_event_is_passed_on_and_remembered() {
         [(CHAT, "chat_stream_mid_error.sse"), (CHAT, "chat_stream_mid_error_string_code.sse")]
     {
         let stream = sample(name);
-        origin.next(Reply::sse(&stream));
+        // Some end like a good stream all the same.
+        origin.next(Reply::sse([&stream[..], b"data: [DONE]\n\n"].concat()));
         let reply = gateway.post(path, &streamed(path)).await;
         assert_eq!(reply.status, 200, "{name}");
         let sent = events(&stream);
@@ -321,4 +322,40 @@ async fn after_a_comment_a_failure_is_told_in_band() {
     gate.open();
     let (rest, _) = client.rest().await;
     assert_in_band_error(CHAT, &rest, "upstream_error");
+}
+
+#[tokio::test]
+async fn an_error_without_a_wrapper_is_one_before_the_first_token_and_after_it() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("first", &first.base_url(), "")
+        .upstream("second", &second.base_url(), "")
+        .route("models: [\"*\"], upstreams: [first, second], balance: priority");
+    let gateway = Gateway::start(&config).await;
+    let bare =
+        "data: {\"object\":\"error\",\"message\":\"overloaded\",\"type\":\"x\",\"code\":503}\n\n";
+    first.next(Reply::sse(format!("{bare}data: [DONE]\n\n")));
+    second.next(Reply::sse(sample("chat_stream_openai.sse")));
+    let reply = gateway.post(CHAT, &chat_stream()).await;
+    assert_eq!(reply.assert_ok().body, sample("chat_stream_openai.sse"));
+    first.next(Reply::sse([&delta("a"), bare, "data: [DONE]\n\n"].concat()));
+    let reply = gateway.post(CHAT, &chat_stream()).await;
+    assert!(reply.text().contains(bare) && !reply.text().contains("[DONE]"), "{}", reply.text());
+    assert!(last_event(&reply.body).json()["error"].is_object(), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_last_event_too_long_to_be_read_ends_a_response_all_the_same() {
+    let (origin, gateway) = serving().await;
+    let delta = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"a\"}\n\n";
+    let last = format!(
+        "event: response.completed\ndata: {{\"type\":\"response.completed\",\"response\":{{\"output\":[{{\"result\":\"{}\"}}]}}}}\n\n",
+        "A".repeat(1_500_000)
+    );
+    let stream = format!("{delta}{last}");
+    origin.next(Reply::sse(&stream));
+    let reply = gateway.post("/v1/responses", &streamed("/v1/responses")).await;
+    assert!(reply.assert_ok().body == stream.as_bytes(), "byte for byte");
+    let line = gateway.log_of(&reply).await;
+    assert!(line["error_code"].is_null(), "{line}");
 }

@@ -157,6 +157,12 @@ impl StreamTap {
         self.notes.progress == Progress::Ended
     }
 
+    /// A bit for each of the first answers that has ended.
+    #[must_use]
+    pub fn finished(&self) -> u64 {
+        self.notes.finished
+    }
+
     /// Events with data so far; comments are none.
     #[must_use]
     pub fn events(&self) -> u64 {
@@ -233,6 +239,9 @@ impl StreamTap {
 impl Notes {
     fn event(&mut self, dialect: Dialect, event: Event<'_>) {
         self.events += 1;
+        if event.is_skipped {
+            return self.skipped(dialect, event.name);
+        }
         let data = event.data.trim_ascii();
         if data.starts_with(b"[DONE]") {
             // The other dialects end by an event of their own; OpenRouter adds this one to them.
@@ -248,6 +257,14 @@ impl Notes {
             let mended = mend::readable(data);
             let read = mended.map(|data| self.read(dialect, event.name, &data));
             self.garbled += u64::from(read.is_none_or(|read| read.is_err()));
+        }
+    }
+
+    /// An event too long to be read, of which the name alone is known: it may be the one that repeats the
+    /// whole answer at its end.
+    fn skipped(&mut self, dialect: Dialect, name: &[u8]) {
+        if dialect == Dialect::Responses {
+            responses::ended(self, name);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a chunk or a whole reply of chat completions, completions and embeddings says.
 
 use super::Notes;
-use super::fault::ErrorValue;
+use super::fault::{ErrorValue, error_in_body};
 use super::produced::Produced;
 use super::said::{Kind, Said};
 use crate::protocol::lenient::{Count, Lenient, Word, read, read_document, skip};
@@ -13,6 +13,8 @@ use serde::de::MapAccess;
 pub(super) struct Reply {
     /// Names are looked for only until they are known, since every chunk repeats them.
     skips_names: bool,
+    /// Whether it has any member that says what it is.
+    is_known: bool,
     id: Word,
     model: Word,
     error: ErrorValue,
@@ -63,7 +65,12 @@ pub(super) fn event(notes: &mut Notes, data: &[u8]) -> serde_json::Result<()> {
         notes.give_back(reply.choices.produced.said);
         return read;
     }
+    let is_known = reply.is_known;
     reply.note(notes);
+    if !is_known {
+        // Some servers say what is wrong without an `error` around it.
+        notes.fault(error_in_body(data));
+    }
     Ok(())
 }
 
@@ -104,6 +111,7 @@ impl Choices {
 
 impl Lenient for Reply {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        self.is_known |= matches!(name, "error" | "choices" | "usage" | "x_groq" | "data");
         match name {
             "id" if !self.skips_names => read(map, &mut self.id),
             "model" if !self.skips_names => read(map, &mut self.model),

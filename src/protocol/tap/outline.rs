@@ -3,6 +3,8 @@
 use super::Form;
 use memchr::memchr2;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// How far a JSON text has come.
 #[derive(Debug, Default)]
 pub(super) struct Outline {
@@ -28,6 +30,12 @@ enum Stage {
 impl Outline {
     /// Reads on.
     pub(super) fn push(&mut self, mut bytes: &[u8]) {
+        if self.stage == Stage::Before {
+            // Wherever the first piece may end: no text begins with a part of the mark.
+            let mark = |byte: &u8| BYTE_ORDER_MARK.contains(byte);
+            let text = bytes.iter().position(|byte| !mark(byte)).unwrap_or(bytes.len());
+            bytes = bytes.get(text..).unwrap_or_default();
+        }
         while !bytes.is_empty() {
             let read = match self.stage {
                 Stage::Broken => return,

@@ -85,6 +85,13 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     Ok(())
 }
 
+/// Notes an event that ends the stream, of which no more than the name is known.
+pub(super) fn ended(notes: &mut Notes, name: &[u8]) {
+    if matches!(name, b"response.completed" | b"response.incomplete") {
+        notes.progress = Progress::Ended;
+    }
+}
+
 /// Says what the noted texts of an event of this kind are. Of items only the beginning counts: their
 /// texts come in deltas, and the end repeats them.
 fn settle(said: &mut Said, kind: &str) {
