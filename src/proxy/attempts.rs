@@ -320,13 +320,15 @@ async fn talk(
     if connection.is_http2() {
         forward::for_http2(&mut request, upstream);
     }
-    clock.request_sent(&upstream.config.timeouts, call.stream(), Instant::now());
+    let timeouts = &upstream.config.timeouts;
+    clock.request_sent(timeouts, call.stream(), Instant::now());
     let is_out = &mut ctx.outcome.work.is_out;
-    send::send(connection, request, &body, caller, clock, is_out).await?;
+    let again = |clock: &mut Clock| clock.request_sent(timeouts, call.stream(), Instant::now());
+    send::send(connection, (request, &body), caller, (clock, again), is_out).await?;
     caller.drain = upstream.config.on_disconnect == OnDisconnect::Drain;
     drop(body);
     // A large body may have taken long to send; the wait for its reply begins here.
-    clock.request_sent(&upstream.config.timeouts, call.stream(), Instant::now());
+    clock.request_sent(timeouts, call.stream(), Instant::now());
     let header = send::await_header(connection, caller, clock).await?;
     clock.header_came(Instant::now());
     Ok(header)

@@ -2,7 +2,7 @@
 //! wait, which is always for the caller too.
 
 use super::clock::{Clock, Due, Expired};
-use super::respond::Signature;
+use super::respond::{self, Signature};
 use crate::protocol::Dialect;
 use crate::protocol::done::DoneFilter;
 use bytes::{Bytes, BytesMut};
@@ -205,10 +205,10 @@ impl<'s> Caller<'s> {
             // Only the end of the connection tells an HTTP/1.0 caller where the reply ends.
             self.session.set_keepalive(None);
         }
-        match self.session.write_response_header(header).await {
-            Ok(()) => Ok(()),
-            Err(_) => self.lost(),
-        }
+        let stall = Instant::now() + respond::WRITE_STALL;
+        let by = self.write_by.map_or(stall, |by| by.min(stall));
+        let written = in_time(by, pin!(self.session.write_response_header(header))).await;
+        if written.is_ok() { Ok(()) } else { self.lost() }
     }
 
     /// Sends pieces of the reply in one write and empties the list.
@@ -285,6 +285,6 @@ async fn in_time(
         Poll::Ready(written) => written,
         Poll::Pending => tokio::time::timeout_at(at.into(), write)
             .await
-            .unwrap_or_else(|_| Err(pingora::Error::new(ErrorType::WriteTimedout))),
+            .unwrap_or_else(|_| Err(respond::stalled())),
     }
 }

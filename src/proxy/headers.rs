@@ -49,7 +49,7 @@ fn is_hop(headers: &HeaderMap, name: &HeaderName) -> bool {
 /// ourselves, those that would speak for our
 /// host, those of its edge, and limits that are ours with it and not the caller's with us.
 fn is_passed(name: &HeaderName) -> bool {
-    const KEPT_BACK: [&str; 17] = [
+    const KEPT_BACK: [&str; 18] = [
         "keep-alive",
         "proxy-authenticate",
         "proxy-connection",
@@ -67,6 +67,8 @@ fn is_passed(name: &HeaderName) -> bool {
         "x-powered-by",
         "x-request-id",
         "request-id",
+        // Whether it helps to ask again we know better, who have asked others.
+        "x-should-retry",
     ];
     const FAMILIES: [&str; 4] = ["access-control-", "x-ratelimit-", "anthropic-ratelimit-", "cf-"];
     let text = name.as_str();

@@ -242,7 +242,10 @@ pub(super) fn verdict(failures: &[Failure], nobody: Nobody) -> Rejection {
         1 => "the upstream failed".to_owned(),
         count => format!("all {count} upstream attempts failed"),
     };
-    if failures.iter().all(|failure| failure.outcome == Outcome::Status429) {
+    // Some say so within a 200.
+    let is_limited =
+        |failure: &Failure| failure.outcome == Outcome::Status429 || failure.status == Some(429);
+    if failures.iter().all(is_limited) {
         let wishes = failures.iter().filter_map(|failure| failure.retry_after).chain(waiting);
         if failures.iter().all(|failure| failure.trouble == Some(Trouble::Refused)) {
             // Credit does not come back by waiting, unless somebody says when.

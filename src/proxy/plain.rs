@@ -15,6 +15,7 @@ use crate::protocol::errors;
 use crate::protocol::tap::{Finished, Form, PlainTap, error_in_body};
 use crate::telemetry::metrics::{Broken, Outcome};
 use bytes::Bytes;
+use http::HeaderValue;
 use pingora::http::ResponseHeader;
 use std::pin::pin;
 use std::time::Instant;
@@ -169,6 +170,9 @@ async fn callers_fault(
     let mut header = reply_header(caller, ctx, &reply, Some(body.len()));
     if is_ours {
         respond::as_json(&mut header);
+    }
+    if ctx.outcome.attempts > 1 {
+        respond::set(&mut header, respond::SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     ctx.outcome.status = (!caller.is_gone()).then_some(reply.header.status.as_u16());
     call.body = Bytes::new();

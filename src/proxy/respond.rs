@@ -21,7 +21,7 @@ use std::time::Duration;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UPSTREAM: HeaderName = HeaderName::from_static("x-cirque-upstream");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-cirque-attempts");
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -37,7 +37,7 @@ const NO_USE_WAITING: Duration = Duration::from_hours(1);
 /// Headers there is room for at first: a provider's and all of ours.
 const ROOM: usize = 24;
 /// A caller who does not take a reply for so long is gone; it would hold its upstream for ever.
-const WRITE_STALL: Duration = Duration::from_mins(1);
+pub(super) const WRITE_STALL: Duration = Duration::from_mins(1);
 
 /// What every reply of one request carries: its id, what CORS grants, and how limits stand.
 pub(super) struct Signature {
@@ -274,13 +274,20 @@ async fn write(
     let bodiless = caller.req_header().method == http::Method::HEAD;
     let since = std::time::Instant::now();
     let written = async {
-        caller.write_response_header(header).await?;
+        // Pingora bounds the writing of bodies alone.
+        let begun = caller.write_response_header(header);
+        tokio::time::timeout(WRITE_STALL, begun).await.unwrap_or_else(|_| Err(stalled()))?;
         let body = if bodiless { Bytes::new() } else { body };
         caller.write_response_body(body, true).await
     }
     .await;
     ctx.waited += since.elapsed();
     written.map_err(|_| Ended::CallerGone)
+}
+
+/// The error of a caller who takes nothing.
+pub(super) fn stalled() -> Box<pingora::Error> {
+    pingora::Error::new(pingora::ErrorType::WriteTimedout)
 }
 
 /// Bounds how long the caller may take, and whether its connection stays open.
@@ -293,7 +300,7 @@ pub(super) fn prepare(caller: &mut ServerSession, ctx: &Ctx) {
 
 /// The refusal of a request whose head cannot be used, as raw bytes: Pingora never sees it.
 pub(super) fn raw(ctx: &Ctx, rejection: &Rejection) -> Vec<u8> {
-    let body = errors::body(None, rejection);
+    let body = errors::body(ctx.dialect(), rejection);
     let header = error_header(ctx, rejection, body.len());
     let reason = header.status.canonical_reason().unwrap_or("Error");
     let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", header.status.as_u16()).into_bytes();

@@ -1,7 +1,7 @@
 //! Sending a request and waiting for its reply's header, with an ear for an early answer.
 
-use super::caller::Caller;
-use super::clock::Clock;
+use super::caller::{Caller, Interrupted};
+use super::clock::{Clock, Expired};
 use super::forward::{Connection, Stopped};
 use super::judge::Failure;
 use crate::protocol::edit::Segments;
@@ -15,6 +15,7 @@ use pingora::protocols::http::v2::client::Http2Session;
 use pingora::protocols::http::v2::write_body;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A body goes out in pieces of this size, so that an early answer is noticed between them.
@@ -25,27 +26,51 @@ const STUCK: Duration = Duration::from_millis(250);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Sends the whole request, unless the upstream answers before it has read it. `is_out` is set just
-/// before its last bytes go: whatever ends the sending earlier, no upstream can act on it.
+/// before its last bytes go: whatever ends the sending earlier, no upstream can act on it. A body that
+/// makes its way, be it slowly, is not late: then `again` sets the clock anew.
 pub(super) async fn send(
     connection: &mut Connection,
-    header: Box<RequestHeader>,
-    body: &Segments,
+    (header, body): (Box<RequestHeader>, &Segments),
     caller: &mut Caller<'_>,
-    clock: &mut Clock,
+    (clock, again): (&mut Clock, impl Fn(&mut Clock)),
     is_out: &mut bool,
 ) -> Result<(), Stopped> {
     let Connection { session, ear, request_whole, .. } = connection;
     // No answer is looked for where this fails: nobody has been asked anything yet.
     let begun = caller.until(clock, pin!(session.write_request_header(header))).await?;
     begun.map_err(|error| Failure { is_untouched: true, ..Failure::of(&error) })?;
-    let sent = match session {
-        HttpSession::H2(h2) => caller.until(clock, pin!(transmit_http2(h2, body, is_out))).await?,
-        HttpSession::H1(_) | HttpSession::Custom(()) => {
-            caller.until(clock, pin!(transmit(session, body, ear, is_out))).await?
+    let progress = Progress { is_out, written: &AtomicU64::new(0) };
+    let written = progress.written;
+    let sending = async {
+        match session {
+            HttpSession::H2(h2) => transmit_http2(h2, body, progress).await,
+            HttpSession::H1(_) | HttpSession::Custom(()) => {
+                transmit(session, body, ear, progress).await
+            }
+        }
+    };
+    let mut sending = pin!(sending);
+    let mut seen = 0;
+    let sent = loop {
+        match caller.until(clock, sending.as_mut()).await {
+            Err(Interrupted::Expired(Expired::FirstByte | Expired::FirstToken))
+                if written.load(Ordering::Relaxed) > seen =>
+            {
+                seen = written.load(Ordering::Relaxed);
+                again(clock);
+            }
+            sent => break sent?,
         }
     };
     *request_whole = sent.map_err(|error| Failure::of(&error))?;
     Ok(())
+}
+
+/// How far the sending of a body has come.
+struct Progress<'p> {
+    is_out: &'p mut bool,
+    /// Bytes that the connection has taken.
+    written: &'p AtomicU64,
 }
 
 /// Writes the body; `false` where an answer came before it was out.
@@ -53,9 +78,9 @@ async fn transmit(
     session: &mut HttpSession,
     body: &Segments,
     ear: &Ear,
-    is_out: &mut bool,
+    progress: Progress<'_>,
 ) -> pingora::Result<bool> {
-    match write(session, body, ear, is_out).await {
+    match write(session, body, ear, progress).await {
         Ok(whole) => Ok(whole),
         Err(error) => {
             // An upstream that refuses a large body answers and closes: its answer counts.
@@ -69,7 +94,7 @@ async fn write(
     session: &mut HttpSession,
     body: &Segments,
     ear: &Ear,
-    is_out: &mut bool,
+    progress: Progress<'_>,
 ) -> pingora::Result<bool> {
     let mut left = body.len();
     for segment in body.iter() {
@@ -77,10 +102,11 @@ async fn write(
         while !rest.is_empty() {
             let piece = rest.split_to(PIECE.min(rest.len()));
             left -= piece.len() as u64;
-            *is_out = left == 0;
+            *progress.is_out = left == 0;
             if !write_piece(session, piece, left == 0, ear).await? {
                 return Ok(false);
             }
+            progress.written.store(body.len() - left, Ordering::Relaxed);
         }
     }
     session.finish_request_body().await.map(|()| true)
@@ -112,15 +138,20 @@ async fn write_piece(
 async fn transmit_http2(
     session: &mut Http2Session,
     body: &Segments,
-    is_out: &mut bool,
+    progress: Progress<'_>,
 ) -> pingora::Result<bool> {
     let Some(mut writer) = session.take_request_body_writer() else { return Ok(false) };
     let write = async {
         let mut left = body.len();
         for segment in body.iter() {
-            left -= segment.len() as u64;
-            *is_out = left == 0;
-            write_body(&mut writer, segment.clone(), left == 0, None).await?;
+            let mut rest = segment.clone();
+            while !rest.is_empty() {
+                let piece = rest.split_to(PIECE.min(rest.len()));
+                left -= piece.len() as u64;
+                *progress.is_out = left == 0;
+                write_body(&mut writer, piece, left == 0, None).await?;
+                progress.written.store(body.len() - left, Ordering::Relaxed);
+            }
         }
         Ok::<(), Box<pingora::Error>>(())
     };

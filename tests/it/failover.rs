@@ -388,3 +388,29 @@ async fn the_first_route_that_matches_decides() {
     let reply = gateway.call(&call("nobody/nothing")).await;
     assert_openai_error(&reply, 404, "model_not_found");
 }
+
+#[tokio::test]
+async fn a_rate_limit_within_a_good_status_is_one_where_all_have_it() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&Config::to(&origin)).await;
+    let limited = json!({"error": {"code": 429, "message": "slow down"}});
+    origin.always(Reply::json(200, &limited));
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_openai_error(&reply, 429, "rate_limit_exceeded");
+    assert!(reply.header("retry-after").is_some());
+}
+
+#[tokio::test]
+async fn an_error_that_comes_after_our_own_tries_is_not_to_be_tried_again() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("first", &first.base_url(), "")
+        .upstream("second", &second.base_url(), "")
+        .route("models: [\"*\"], upstreams: [first, second], balance: priority");
+    let gateway = Gateway::start(&config).await;
+    first.next(Reply::json(500, &json!({"error": {"message": "broken"}})));
+    let fault = json!({"error": {"message": "no such model", "code": "x"}});
+    second.next(Reply::json(404, &fault).header("x-should-retry", "true"));
+    let reply = gateway.post(PATH, &chat()).await;
+    assert_eq!((reply.status, reply.header("x-should-retry")), (404, Some("false")));
+}
