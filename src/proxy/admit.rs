@@ -1,9 +1,11 @@
 //! Chapter 1, who may come in: path, preflight, method, drain, size, key. Nothing is read yet.
 
 use super::answers;
+use super::body::LEAST_KEY;
 use super::context::{Ctx, Ended};
 use super::respond;
 use super::traced;
+use crate::auth;
 use crate::error::{Kind, Rejection};
 use crate::protocol::Dialect;
 use crate::protocol::path::Endpoint;
@@ -25,6 +27,7 @@ pub(super) enum Admitted {
 pub(super) async fn admit(caller: &mut ServerSession, ctx: &mut Ctx) -> Result<Admitted, Ended> {
     describe(caller, ctx);
     ctx.endpoint = Endpoint::resolve(&ctx.path);
+    strike_key(&caller.req_header().headers, ctx);
     let Some(endpoint) = ctx.endpoint.clone() else {
         return Err(not_found(&ctx.path).into());
     };
@@ -84,24 +87,42 @@ fn describe(caller: &ServerSession, ctx: &mut Ctx) {
     }
 }
 
+/// Strikes the caller's key out of a path that is not one of ours, before it stands in a log.
+fn strike_key(headers: &HeaderMap, ctx: &mut Ctx) {
+    if !matches!(ctx.endpoint, None | Some(Endpoint::Model(_))) {
+        return;
+    }
+    let key = auth::credential(headers).and_then(|key| str::from_utf8(key).ok());
+    if let Some(key) = key.filter(|key| key.len() >= LEAST_KEY && ctx.path.contains(key)) {
+        ctx.path = ctx.path.replace(key, "[key]");
+    }
+}
+
 /// The caller's address: the connection's, or, where that is a trusted proxy, the right-most
 /// address of `X-Forwarded-For` that is not one. What stands left of it anybody may have written.
-fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+pub(super) fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
     let mut client = peer.to_canonical();
     if !is_trusted(&client) {
         return client;
     }
     let lines = headers.get_all("x-forwarded-for").iter().rev();
-    let hops = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.rsplit(','));
-    for hop in hops {
-        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
+    for hop in lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
+        let Some(address) = address(hop) else { break };
         client = address.to_canonical();
         if !is_trusted(&client) {
             break;
         }
     }
     client
+}
+
+/// The address of one hop, which some proxies write with its port, and IPv6 in brackets.
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = str::from_utf8(hop).ok()?.trim();
+    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || hop.parse().ok().map(|address: SocketAddr| address.ip());
+    hop.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 fn authenticate(caller: &ServerSession, ctx: &mut Ctx) -> Result<(), Rejection> {
@@ -176,6 +197,11 @@ mod tests {
         assert_eq!(from("10.0.0.1", &["10.2.2.2"], &trusted), "10.2.2.2");
         assert_eq!(from("10.0.0.1", &["5.6.7.8, nonsense"], &trusted), "10.0.0.1");
         assert_eq!(from("::ffff:10.0.0.1", &["5.6.7.8"], &trusted), "5.6.7.8");
+        // As some proxies write them; and what a client wrote in front hides nothing.
+        assert_eq!(from("10.0.0.1", &["5.6.7.8:1234"], &trusted), "5.6.7.8");
+        assert_eq!(from("10.0.0.1", &["[2001:db8::1]:1234"], &trusted), "2001:db8::1");
+        assert_eq!(from("10.0.0.1", &["[2001:db8::1]"], &trusted), "2001:db8::1");
+        assert_eq!(from("10.0.0.1", &["\u{ff}, 5.6.7.8"], &trusted), "5.6.7.8");
     }
 
     #[test]

@@ -20,7 +20,7 @@ const TRUSTED_CAPACITY: usize = 1 << 20;
 /// Most requests have no more members.
 const USUAL_MEMBERS: usize = 8;
 /// A key of fewer bytes may be a part of any name.
-const LEAST_KEY: usize = 16;
+pub(super) const LEAST_KEY: usize = 16;
 /// A caller who has sent this much has earned one more second of patience.
 const BYTES_PER_SECOND: u64 = 1_024;
 
@@ -82,7 +82,8 @@ pub(super) async fn read(
 }
 
 fn header<'h>(caller: &'h ServerSession, ctx: &Ctx) -> Option<&'h str> {
-    caller.req_header().headers.get(&ctx.snapshot.sessions.header)?.to_str().ok()
+    let value = caller.req_header().headers.get(&ctx.snapshot.sessions.header)?;
+    str::from_utf8(value.as_bytes()).ok()
 }
 
 /// The whole body, in one piece. Small bodies arrive in one read and are not copied again.

@@ -316,7 +316,7 @@ pub(super) fn request(
         }
     }
     if row.openrouter_headers
-        && let Some(id) = session_id.and_then(|id| HeaderValue::from_str(id).ok())
+        && let Some(id) = session_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok())
     {
         headers.insert(SESSION_ID, id);
     }

@@ -59,9 +59,9 @@ impl Sessions {
         let id = [from.header, from.body, from.metadata, trick]
             .into_iter()
             .flatten()
-            .map(str::trim)
+            .map(|id| shortened(id.trim()))
             .find(|id| !id.is_empty())
-            .map(|id| shortened(id).into_owned());
+            .map(Cow::into_owned);
         Session { id, strip_response_format: trick.is_some() }
     }
 }
@@ -82,6 +82,12 @@ mod tests {
 
     fn decide(from: Candidates<'_>) -> Session {
         Sessions::new(&SessionConfig::default()).decide(from)
+    }
+
+    #[test]
+    fn an_id_of_nothing_that_can_be_seen_is_none() {
+        let from = Candidates { body: Some("\u{1}"), metadata: Some("m"), ..Candidates::default() };
+        assert_eq!(decide(from).id.as_deref(), Some("m"));
     }
 
     #[test]
