@@ -7,10 +7,8 @@ pub use usage::{UsageArguments, usage};
 use crate::config::{self, Env, Source, keys};
 use crate::secret::KeyHash;
 use clap::{Parser, Subcommand};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Everything went well.
 pub const OK: u8 = 0;
@@ -142,43 +140,6 @@ pub fn schema() -> u8 {
         }
         Err(_) => FAILED,
     }
-}
-
-/// `cirque health`: exit 0 where the data plane answers `GET /health` with 200.
-pub fn health(address: Option<String>, file: Option<PathBuf>) -> u8 {
-    let address = address.or_else(|| {
-        let env = Env::from_process();
-        let loaded = config::load(&config::find(file, &env), &env).ok()?;
-        loaded.config.server.listen?.as_slice().first().cloned()
-    });
-    let Some(address) = address else {
-        complain("health: no address; give one with --address");
-        return BAD_CONFIG;
-    };
-    match probe(&address) {
-        Ok(()) => OK,
-        Err(problem) => {
-            complain(&format!("health: {address}: {problem}"));
-            FAILED
-        }
-    }
-}
-
-fn probe(address: &str) -> Result<(), String> {
-    let text = |error: std::io::Error| error.to_string();
-    let mut target: SocketAddr =
-        address.to_socket_addrs().map_err(text)?.next().ok_or("no such address")?;
-    if target.ip().is_unspecified() {
-        target.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    let patience = Duration::from_secs(3);
-    let mut stream = TcpStream::connect_timeout(&target, patience).map_err(text)?;
-    stream.set_read_timeout(Some(patience)).map_err(text)?;
-    let request = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).map_err(text)?;
-    let mut start = [0; 12];
-    stream.read_exact(&mut start).map_err(text)?;
-    if &start == b"HTTP/1.1 200" { Ok(()) } else { Err("no 200".into()) }
 }
 
 /// Where a server's configuration comes from.

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Command::Usage(arguments) => cli::usage(&arguments, file),
         Command::Keys { command: KeysCommand::New { name } } => cli::new_key(&name),
         Command::Schema => cli::schema(),
-        Command::Health { address } => cli::health(address, file),
+        Command::Health { address } => server::health(address, file),
     }
     .into()
 }

@@ -93,7 +93,8 @@ impl<'e> Expander<'e> {
         (format!("the variable {name} is not set"), hint)
     }
 
-    fn read_file(&mut self, path: &str) -> Result<String, Wrong> {
+    /// The text of a file, named as `shown` where it cannot be read.
+    fn read_file(&mut self, path: &str, shown: &str) -> Result<String, Wrong> {
         const WRITE: &str = "write ${file:/run/secrets/name}, one short text file";
         let wrong = |problem: String| (problem, WRITE.to_owned());
         if !self.may_read_files {
@@ -103,7 +104,7 @@ impl<'e> Expander<'e> {
             return Err(wrong("${file:} names no file".into()));
         }
         self.watched.insert(path.into());
-        let unreadable = |why: String| wrong(format!("the file {path} cannot be read: {why}"));
+        let unreadable = |why: String| wrong(format!("the file {shown} cannot be read: {why}"));
         let bytes = bounded::read(path.as_ref(), 1).map_err(unreadable)?;
         let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8".into()))?;
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
@@ -197,7 +198,10 @@ impl Scan<'_, '_> {
             Scan { expander: self.expander, is_lenient: self.is_lenient, out: &mut name };
         let after = inner.run(path, depth, is_live)?;
         if is_live {
-            let text = self.expander.read_file(&name)?;
+            let written = path.strip_suffix(after).and_then(|path| path.strip_suffix('}'));
+            // What a reference in it stands for may be a secret.
+            let shown = written.filter(|written| written.contains("${")).unwrap_or(&name);
+            let text = self.expander.read_file(&name, shown)?;
             self.push(&text, is_live)?;
         }
         Ok(after)
@@ -219,6 +223,14 @@ mod tests {
         let mut scan = Scan { expander: &mut expander, is_lenient: false, out: &mut out };
         scan.run(text, 0, true).map_err(|(problem, _)| problem)?;
         Ok(out)
+    }
+
+    #[test]
+    fn a_file_that_is_named_by_a_reference_is_not_named_by_what_that_stands_for() {
+        let shown = expanded("${file:/nowhere/${A}}").unwrap_err();
+        assert!(shown.contains("the file /nowhere/${A} cannot be read"), "{shown}");
+        let shown = expanded("x ${file:/nowhere/a} y ${A}").unwrap_err();
+        assert!(shown.contains("the file /nowhere/a cannot be read"), "{shown}");
     }
 
     #[test]

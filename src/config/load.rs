@@ -33,6 +33,10 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// The random key of a gateway for which nobody configured one; print it once.
     pub generated_key: Option<Secret>,
+    /// Whether nobody stands under `keys`, so that its one key comes from `API_KEY` or is made up.
+    pub is_keyless: bool,
+    /// Hashes of the files that `server.tls` names.
+    pub listener_files: Vec<KeyHash>,
 }
 
 impl fmt::Debug for Loaded {
@@ -73,15 +77,30 @@ pub fn load(source: &Source, env: &Env) -> Result<Loaded, Faults> {
             let Config { keys, upstreams, routes, .. } = demo.config;
             checked.config.upstreams = upstreams;
             checked.config.routes = routes;
-            let taken = |key: &KeyConfig| checked.config.keys.iter().any(|k| k.name == key.name);
-            let free: Vec<_> = keys.into_iter().filter(|key| !taken(key)).collect();
-            checked.config.keys.extend(free);
+            for key in keys {
+                add_beside(&mut checked.config.keys, key);
+            }
             Ok(checked.into_loaded(watched))
         }
         Source::Environment => {
             check_environment(env).map(|checked| checked.into_loaded(Vec::new()))
         }
     }
+}
+
+/// Adds the demo's key to those of a file: under another name where its own is taken, and not at all
+/// where the same secret is there already, with limits of its own.
+fn add_beside(keys: &mut Vec<KeyConfig>, mut key: KeyConfig) {
+    if key.hashes().any(|hash| keys.iter().any(|other| other.hashes().any(|one| one == hash))) {
+        return;
+    }
+    let name = key.name.clone();
+    let is_taken = |name: &str| keys.iter().any(|other| other.name == name);
+    let mut names = (2..).map(|number| format!("{name}-{number}"));
+    while is_taken(&key.name) {
+        key.name = names.next().unwrap_or_default();
+    }
+    keys.push(key);
 }
 
 /// Checks a file; with the file itself and every file it refers to.
@@ -92,6 +111,30 @@ fn read_and_check(path: &PathBuf, env: &Env) -> Result<(Checked, Vec<PathBuf>), 
     let checked = check_file(&name, &text, env, Some(&mut watched))?;
     watched.remove(path);
     Ok((checked, std::iter::once(path.clone()).chain(watched).collect()))
+}
+
+/// What can be read of a configuration, whatever is wrong with it; the defaults for the rest.
+pub fn sketch(source: &Source, env: &Env) -> Config {
+    let root = match source {
+        Source::File(path) => {
+            let text = read_file(path).unwrap_or_default();
+            tree::parse(&text, &mut Vec::new()).ok()
+        }
+        Source::Demo { .. } | Source::Environment => None,
+    };
+    let mut expander = Expander::new(env, true);
+    let root = root.map(|mut root| {
+        expander.expand(&mut root);
+        root
+    });
+    let mut report =
+        Report::new(root.as_ref(), Vec::new(), std::mem::take(&mut expander.unexpanded));
+    let mut config = match &root {
+        Some(root) => sections(root, &mut report),
+        None => environment::read(env),
+    };
+    defaults::fill(&mut config, env, &mut report);
+    config
 }
 
 /// Reads and checks a file's text without a world around it: no variable is set, no file is read.
@@ -106,6 +149,7 @@ pub fn check_text(text: &str) -> Result<Config, Faults> {
 struct Checked {
     config: Config,
     files: Vec<PemFile>,
+    is_keyless: bool,
 }
 
 fn read_file(path: &std::path::Path) -> Result<String, Box<Faults>> {
@@ -146,6 +190,7 @@ fn check_file(
     faults.append(&mut expander.faults);
     let mut report = Report::new(Some(&root), faults, std::mem::take(&mut expander.unexpanded));
     let mut config = sections(&root, &mut report);
+    let is_keyless = config.keys.is_empty();
     let may_read = watched.is_some();
     let files = complete(&mut config, env, may_read, &mut report);
     let faults = report.into_faults();
@@ -156,7 +201,7 @@ fn check_file(
         watched.append(&mut expander.watched);
         watched.extend(files.iter().map(|file| file.path.clone()));
     }
-    Ok(Checked { config, files })
+    Ok(Checked { config, files, is_keyless })
 }
 
 fn check_environment(env: &Env) -> Result<Checked, Faults> {
@@ -169,7 +214,7 @@ fn check_environment(env: &Env) -> Result<Checked, Faults> {
     if !faults.is_empty() {
         return Err(Faults::new("environment", faults));
     }
-    Ok(Checked { config, files })
+    Ok(Checked { config, files, is_keyless: true })
 }
 
 fn sections<'t>(root: &'t tree::Node, report: &mut Report<'t>) -> Config {
@@ -211,13 +256,15 @@ fn complete(
 
 impl Checked {
     fn into_loaded(self, watched: Vec<PathBuf>) -> Loaded {
-        let Self { mut config, files } = self;
+        let Self { mut config, files, is_keyless } = self;
+        let listener_files = files.iter().filter(|file| file.is_listeners).map(|file| file.hash);
+        let listener_files = listener_files.collect();
         let hash = fingerprint(&config, &files);
         let warnings = cautions(&config, OffsetDateTime::now_utc());
         let generated_key = config.keys.is_empty().then(new_key);
         let key = generated_key.iter().map(|key| KeyConfig::with_secret("default", key.clone()));
         config.keys.extend(key);
-        Loaded { config, hash, watched, warnings, generated_key }
+        Loaded { config, hash, watched, warnings, generated_key, is_keyless, listener_files }
     }
 }
 

@@ -24,7 +24,7 @@ mod validate;
 
 pub use env::{Env, Source, find};
 pub use fault::{Fault, Faults};
-pub use load::{Loaded, check_text, load};
+pub use load::{Loaded, check_text, load, sketch};
 pub use pending::not_yet;
 pub use schema::{redacted, schema};
 pub use sections::Config;

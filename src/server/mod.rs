@@ -2,11 +2,12 @@
 
 mod background;
 mod counting;
+mod health;
 mod listeners;
 mod online;
 
 use crate::admin::Admin;
-use crate::cli::{self, BAD_CONFIG, OK, PORT_TAKEN};
+use crate::cli::{self, BAD_CONFIG, OK};
 use crate::config::sections::{Config, ServerConfig};
 use crate::config::{self, Env, Loaded, Source, keys};
 use crate::demo;
@@ -23,6 +24,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::units::OneOrMany;
 use background::{Background, DrainOnSignal, Traces};
 use counting::Counting;
+pub use health::health;
 use listeners::{Bound, Listening};
 pub use online::check_online;
 use pingora::apps::ServerApp;
@@ -67,9 +69,9 @@ pub fn run(file: Option<PathBuf>) -> u8 {
 pub fn demo(file: Option<PathBuf>) -> u8 {
     let provider = match Bound::to("127.0.0.1:0") {
         Ok(bound) => bound,
-        Err(problem) => {
+        Err((problem, code)) => {
             cli::complain(&problem);
-            return PORT_TAKEN;
+            return code;
         }
     };
     let key = Env::from_process()
@@ -104,9 +106,9 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     };
     let (data, admin) = match bind(&config) {
         Ok(bound) => bound,
-        Err(problem) => {
+        Err((problem, code)) => {
             cli::complain(&problem);
-            return PORT_TAKEN;
+            return code;
         }
     };
     let addresses: Vec<SocketAddr> = data.iter().map(|bound| bound.address).collect();
@@ -183,7 +185,7 @@ fn announce(data: &[SocketAddr], admin: SocketAddr, banner: Option<&str>) {
 
 /// Binds every listener before anything starts: a taken port ends the process with a clear text and
 /// no panic, and port 0 is known at once.
-fn bind(config: &Config) -> Result<(Vec<Bound>, Bound), String> {
+fn bind(config: &Config) -> Result<(Vec<Bound>, Bound), (String, u8)> {
     let data = config.server.listen.as_ref().map(OneOrMany::as_slice).unwrap_or_default();
     let data = data.iter().map(|address| Bound::to(address)).collect::<Result<_, _>>()?;
     let admin = Bound::to(config.admin.listen.as_deref().unwrap_or("127.0.0.1:9090"))?;

@@ -32,7 +32,12 @@ pub(super) fn snapshot(
     previous: Option<&Snapshot>,
     now: SystemTime,
 ) -> Result<Snapshot, String> {
-    let Loaded { config, hash, .. } = loaded;
+    let Loaded { config, hash, is_keyless, listener_files, .. } = loaded;
+    let served = previous.map_or_else(|| listener_files.clone(), |p| p.listener_files.clone());
+    let mut not_yet = not_yet(&config);
+    if served != listener_files {
+        not_yet.push("server.tls: its files are new; a restart is needed to serve them".to_owned());
+    }
     let upstreams = upstreams(&config, previous)?;
     let find = |name: &str| {
         let named = |(_, upstream): &(usize, &Arc<Upstream>)| *upstream.name == *name;
@@ -61,7 +66,9 @@ pub(super) fn snapshot(
         sessions: Sessions::new(&config.session),
         routes,
         trusted: config.server.trusted_proxies.iter().filter_map(|text| network(text)).collect(),
-        not_yet: not_yet(&config),
+        not_yet,
+        is_keyless,
+        listener_files: served,
         labels: Labels::of(&config),
         tracing: tracing(&config),
         upstreams,

@@ -12,6 +12,7 @@ use crate::config::sections::Config;
 use crate::cors::Cors;
 use crate::limits::prices::Prices;
 use crate::routing::Route;
+use crate::secret::KeyHash;
 use crate::session::Sessions;
 use crate::store::Account;
 use crate::telemetry::langfuse::Plan;
@@ -53,6 +54,10 @@ pub struct Snapshot {
     pub trusted: Vec<IpNet>,
     /// Settings in use whose machinery does not exist yet, by path.
     pub not_yet: Vec<String>,
+    /// Whether nobody stands under `keys`.
+    pub is_keyless: bool,
+    /// Hashes of the TLS files that listeners were started with.
+    pub listener_files: Vec<KeyHash>,
     /// Where traces go.
     pub tracing: Plan,
     /// Model names that may become metric labels.

@@ -10,6 +10,7 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::{Metrics, ReloadOutcome};
 use crate::upstream::dns;
 use hickory_resolver::TokioResolver;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -23,6 +24,8 @@ pub struct Reloader {
     generated_key: Option<Secret>,
     /// Held over a whole reload: two at once would build on the same predecessor.
     turn: Mutex<()>,
+    /// The latest snapshot whose background work was started.
+    started: AtomicU64,
 }
 
 /// What a reload did.
@@ -48,7 +51,8 @@ impl Reloader {
         delivery: Arc<Delivery>,
     ) -> Self {
         let resolver = dns::system_resolver();
-        Self { source, current, metrics, delivery, resolver, generated_key, turn: Mutex::new(()) }
+        let (turn, started) = (Mutex::new(()), AtomicU64::new(0));
+        Self { source, current, metrics, delivery, resolver, generated_key, turn, started }
     }
 
     /// Reloads now, and starts the background work of what became live.
@@ -97,6 +101,15 @@ impl Reloader {
         if loaded.hash == previous.hash {
             return Ok(Outcome::Unchanged(previous.generation));
         }
+        if loaded.is_keyless && !previous.is_keyless {
+            // A key that is revoked by this must not come back as `API_KEY` without its limits, and a
+            // key made up now would be seen by nobody.
+            return Err(
+                "a restart is needed to go on without any entry under keys; to let nobody in, \
+                        keep one that has expired"
+                    .to_owned(),
+            );
+        }
         let restart = needs_restart(&previous.config, &loaded.config);
         if !restart.is_empty() {
             return Err(format!("a restart is needed to change {}", restart.join(", ")));
@@ -109,9 +122,13 @@ impl Reloader {
     }
 
     /// Starts the background work of the live snapshot: name resolution, probes and model lists. It ends by
-    /// itself once the snapshot is gone. Call it within a runtime, once for each snapshot.
+    /// itself once the snapshot is gone. Call it within a runtime, after each reload.
     pub fn start_background(&self) {
         let snapshot = self.current.pin();
+        if self.started.swap(snapshot.generation, Ordering::SeqCst) == snapshot.generation {
+            // Another reload came before, and ours has begun its work.
+            return;
+        }
         for upstream in &snapshot.upstreams {
             let weak = Arc::downgrade(upstream);
             tokio::spawn(dns::keep_resolved(weak.clone(), self.resolver.clone()));

@@ -103,6 +103,33 @@ async fn a_taken_port_has_its_own_exit_code() {
 }
 
 #[tokio::test]
+async fn an_address_of_another_machine_is_a_fault_of_the_configuration() {
+    // TEST-NET-3: nobody's.
+    let config =
+        Config::new().upstream("main", "http://127.0.0.1:1/v1", "").listen("203.0.113.9:0");
+    let run = cirque(&["run", "-c", "gateway.yaml"], &[], Some(&config.text())).await;
+    assert_eq!(run.code, BAD_CONFIG, "{}", run.output);
+    assert!(run.output.contains("203.0.113.9"), "{}", run.output);
+}
+
+#[tokio::test]
+async fn a_health_check_tells_the_gateway_that_runs_not_the_file_that_it_refused() {
+    let (_origin, gateway) = crate::harness::serving().await;
+    let data = gateway.data.to_string();
+    let faulty = good().replace("127.0.0.1:0", &data) + "\nnonsense: true\n";
+    let port = gateway.data.port().to_string();
+    for (file, env) in [(faulty.as_str(), vec![]), ("a: [", vec![("PORT", port.as_str())])] {
+        let well = cirque(&["health", "-c", "gateway.yaml"], &env, Some(file)).await;
+        assert_eq!(well.code, 0, "{}", well.output);
+    }
+    let well = cirque(&["health", "--address", &data], &[], None).await;
+    assert_eq!(well.code, 0, "{}", well.output);
+    gateway.process.kill();
+    let dead = cirque(&["health", "--address", &data], &[], None).await;
+    assert_eq!(dead.code, 1, "{}", dead.output);
+}
+
+#[tokio::test]
 async fn a_new_key_works_when_its_entry_is_pasted() {
     let made = cirque(&["keys", "new", "--name", "ci"], &[], None).await;
     assert_eq!(made.code, 0, "{}", made.output);

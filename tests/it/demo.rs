@@ -148,3 +148,24 @@ async fn the_demo_serves_a_file_of_ones_own_without_its_upstreams() {
     let upstream = reply.header("x-cirque-upstream").unwrap();
     assert!(upstream.starts_with("demo-"), "{upstream}");
 }
+
+#[tokio::test]
+async fn the_demos_key_comes_beside_those_of_a_file_and_loosens_none_of_their_limits() {
+    let dir = TempDir::new().unwrap();
+    let file = "keys:\n  - { name: mine, secret: \"${API_KEY}\", models: [\"other/*\"] }\n\
+                upstreams: [{ name: far, base_url: \"http://far.invalid/v1\" }]\n";
+    std::fs::write(dir.path().join("mine.yaml"), file).unwrap();
+    let env = [("PROXY_PORT", "0"), ("ADMIN_LISTEN", "127.0.0.1:0"), ("API_KEY", "sk-both")];
+    let gateway = Gateway::launch(&["demo", "-c", "mine.yaml"], &env, dir).await;
+    let refused = gateway.call(&call("sk-both", "demo/chat", false)).await;
+    assert_openai_error(&refused, 403, "model_not_allowed");
+
+    let dir = TempDir::new().unwrap();
+    let file = "keys: [{ name: demo, secret: sk-mine, models: [\"other/*\"] }]\n\
+                upstreams: [{ name: far, base_url: \"http://far.invalid/v1\" }]\n";
+    std::fs::write(dir.path().join("mine.yaml"), file).unwrap();
+    let gateway = Gateway::launch(&["demo", "-c", "mine.yaml"], &env, dir).await;
+    gateway.call(&call("sk-both", "demo/chat", false)).await.assert_ok();
+    let refused = gateway.call(&call("sk-mine", "demo/chat", false)).await;
+    assert_openai_error(&refused, 403, "model_not_allowed");
+}

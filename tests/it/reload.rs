@@ -189,3 +189,22 @@ async fn a_call_waits_for_the_address_of_an_upstream_that_a_reload_moved() {
     gateway.admin_call("POST", "/reload").await.assert_ok();
     gateway.call(&with_key(KEY)).await.assert_ok();
 }
+
+#[tokio::test]
+async fn a_key_that_is_revoked_by_the_last_entry_does_not_come_back_without_its_limits() {
+    let origin = Origin::start().await;
+    let with = |keys: &str| Config::to(&origin).without_keys().section(keys).text();
+    let dir = tempfile::TempDir::new().unwrap();
+    let config = with("keys: [{ name: only, secret: \"${API_KEY}\", models: [\"other/*\"] }]");
+    std::fs::write(dir.path().join("gateway.yaml"), &config).unwrap();
+    let env = [("API_KEY", "sk-only")];
+    let gateway = Gateway::launch(&["run", "-c", "gateway.yaml"], &env, dir).await;
+    assert_openai_error(&gateway.call(&with_key("sk-only")).await, 403, "model_not_allowed");
+    for keys in ["keys: []", ""] {
+        gateway.rewrite(&with(keys));
+        let reply = gateway.admin_call("POST", "/reload").await;
+        assert_eq!(reply.status, 422, "{reply:?}");
+        assert!(reply.text().contains("keys"), "{reply:?}");
+        assert_openai_error(&gateway.call(&with_key("sk-only")).await, 403, "model_not_allowed");
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Authority, Client, Config, Gateway, Http2Client, Origin, Reply, Request, assert_openai_error,
-    chat, chat_stream, sample,
+    chat, chat_stream, cirque, sample,
 };
 use tempfile::TempDir;
 
@@ -26,6 +26,35 @@ async fn our_listener_serves_both_versions_over_tls() {
     let reply = http2.call(&Request::post(CHAT, &chat_stream())).await;
     assert_eq!(reply.assert_ok().body, sample("chat_stream_openai.sse"));
     assert_openai_error(&http1.call(&Request::get("/nowhere")).await, 404, "not_found");
+}
+
+#[tokio::test]
+async fn the_health_check_knows_of_tls_and_a_renewed_certificate_is_named() {
+    let origin = Origin::start().await;
+    let folder = TempDir::new().unwrap();
+    let authority = Authority::new();
+    let (cert, key) = authority.write_pair(folder.path(), "127.0.0.1");
+    let tls = format!("tls: {{ cert: \"{}\", key: \"{}\" }}", cert.display(), key.display());
+    let config = Config::to(&origin).server(&tls);
+    let gateway = Gateway::start_in(folder, &config).await;
+    let well = cirque(
+        &["health", "-c", "gateway.yaml", "--address", &gateway.data.to_string()],
+        &[],
+        Some(&config.text()),
+    )
+    .await;
+    assert_eq!(well.code, 0, "{}", well.output);
+    // Renewed under the same names: the rest of the configuration is applied all the same.
+    authority.write_pair(gateway.process.folder(), "127.0.0.1");
+    gateway.rewrite(&config.key("name: fresh, secret: sk-fresh").text());
+    let reply = gateway.admin_call("POST", "/reload").await;
+    assert_eq!(reply.json()["outcome"], "applied");
+    let mut client = Client::connect_tls(gateway.data, &authority).await;
+    let fresh = Request::post(CHAT, &chat()).anonymous().header("x-api-key", "sk-fresh");
+    client.call(&fresh).await.assert_ok();
+    let warned =
+        |line: &serde_json::Value| line.to_string().contains("server.tls: its files are new");
+    gateway.process.stderr.json_where("a warning", warned).await;
 }
 
 #[tokio::test]

@@ -15,12 +15,14 @@ pub(in crate::config) struct PemFile {
     pub(in crate::config) path: PathBuf,
     /// Of its bytes, so that a renewed certificate is a new configuration.
     pub(in crate::config) hash: KeyHash,
+    /// Whether listeners use it, which read it once.
+    pub(in crate::config) is_listeners: bool,
 }
 
 /// Reads every TLS file; what is wrong with one is a fault of the setting that names it.
 pub(in crate::config) fn pem_files(config: &Config, report: &mut Report<'_>) -> Vec<PemFile> {
     let mut files = Vec::new();
-    let mut read = |file: &FilePath, what: &str, path: &Path<'_>| {
+    let mut read = |file: &FilePath, what: &str, path: &Path<'_>, is_listeners: bool| {
         let bytes = match contents(file, what) {
             Ok(bytes) => bytes,
             Err((problem, hint)) => {
@@ -28,19 +30,19 @@ pub(in crate::config) fn pem_files(config: &Config, report: &mut Report<'_>) -> 
                 Vec::new()
             }
         };
-        files.push(PemFile { path: file.to_owned(), hash: KeyHash::of(&bytes) });
+        files.push(PemFile { path: file.to_owned(), hash: KeyHash::of(&bytes), is_listeners });
     };
     if let Some(tls) = &config.server.tls {
         let server = Path::section("server");
         let path = server.key("tls");
-        read(&tls.cert, "CERTIFICATE", &path.key("cert"));
-        read(&tls.key, "PRIVATE KEY", &path.key("key"));
+        read(&tls.cert, "CERTIFICATE", &path.key("cert"), true);
+        read(&tls.key, "PRIVATE KEY", &path.key("key"), true);
     }
     let upstreams = Path::section("upstreams");
     for (index, upstream) in config.upstreams.iter().enumerate() {
         let authorities = upstream.tls.as_ref().and_then(|tls| tls.ca.as_ref());
         if let Some(ca) = authorities {
-            read(ca, "CERTIFICATE", &upstreams.index(index).key("tls").key("ca"));
+            read(ca, "CERTIFICATE", &upstreams.index(index).key("tls").key("ca"), false);
         }
     }
     files

@@ -73,9 +73,11 @@ fn cors(config: &Config, report: &mut Report<'_>) {
     for (index, origin) in cors.allowed_origins.iter().enumerate() {
         note(values::origin(origin), &path.key("allowed_origins").index(index), report);
     }
-    if cors.allow_credentials && cors.allowed_origins.iter().any(|origin| origin == "*") {
+    // Any page can send `null`, from a frame in a sandbox.
+    let is_anybody = |origin: &String| origin == "*" || origin == "null";
+    if cors.allow_credentials && cors.allowed_origins.iter().any(is_anybody) {
         let hint = "name the origins, or leave allow_credentials out";
-        let problem = "with \"*\" every page of the web could act for a visitor";
+        let problem = "with \"*\" or \"null\" every page of the web could act for a visitor";
         report.fault(&path.key("allow_credentials"), problem, hint);
     }
     if !cors.max_age.0.is_zero() {
