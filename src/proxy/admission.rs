@@ -125,9 +125,9 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
 /// How far beyond the maximum that its caller names a stream may go before it is cut. Upstreams hold to
 /// that by their own count; by ours, which decides where a stream is cut, the same text may be half as
 /// much again, and what they would have ended by themselves must not be cut.
-const fn slack(call: &Call, output: u64) -> u64 {
+fn slack(call: &Call, output: u64) -> u64 {
     let may_end_itself = call.stream() && call.facts.max_output_tokens.is_some();
-    if may_end_itself { output / 2 + A_WORD } else { 0 }
+    if may_end_itself { output / 2 + A_WORD * call.facts.choices.max(1) } else { 0 }
 }
 
 fn unavailable() -> Rejection {

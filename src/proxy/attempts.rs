@@ -323,7 +323,7 @@ async fn talk(
     let timeouts = &upstream.config.timeouts;
     clock.request_sent(timeouts, call.stream(), Instant::now());
     let is_out = &mut ctx.outcome.work.is_out;
-    let again = |clock: &mut Clock| clock.request_sent(timeouts, call.stream(), Instant::now());
+    let again = |clock: &mut Clock, now| clock.request_sent(timeouts, call.stream(), now);
     send::send(connection, (request, &body), caller, (clock, again), is_out).await?;
     caller.drain = upstream.config.on_disconnect == OnDisconnect::Drain;
     drop(body);

@@ -22,6 +22,7 @@ use http::{HeaderMap, Method, Request};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
+use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -316,7 +317,7 @@ pub(super) fn request(
         }
     }
     if row.openrouter_headers
-        && let Some(id) = session_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok())
+        && let Some(id) = session_id.and_then(|id| HeaderValue::try_from(ascii(id).as_ref()).ok())
     {
         headers.insert(SESSION_ID, id);
     }
@@ -341,6 +342,17 @@ pub(super) fn for_http2(request: &mut RequestHeader, upstream: &Upstream) {
         request.set_uri(uri);
         request.remove_header(&HOST);
     }
+}
+
+/// The text with what is no ASCII percent-encoded, as header values want it.
+fn ascii(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return text.into();
+    }
+    let encoded = text.bytes().map(|byte| {
+        if byte.is_ascii() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    });
+    encoded.collect::<String>().into()
 }
 
 #[cfg(test)]

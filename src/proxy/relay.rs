@@ -167,7 +167,7 @@ async fn follow(
         if reserved.read(tap, &mut pieces, tapped) {
             end = Some(End::Reserved);
         }
-        ctx.outcome.produced_tokens = tap.produced_tokens();
+        measure(ctx, tap);
         let now = Instant::now();
         // Once tokens flow, comments are no sign of life; half an event is.
         if !tap.first_token() || tap.events() > events || !tap.at_boundary() {
@@ -189,10 +189,6 @@ async fn follow(
                 ctx.outcome.first_token = Some(now);
                 ctx.proved_good(reply.upstream);
             }
-            if tap.fault().is_some() {
-                // What follows may be its usage; that all is well it must not say.
-                pieces = without_done(pieces);
-            }
             if tap.has_silent_fault() {
                 // No client would notice, and whatever follows would hide it.
                 end = Some(End::Clean);
@@ -206,6 +202,12 @@ async fn follow(
             return Ok(end);
         }
     }
+}
+
+/// Notes what has been produced, by our own count, and whether that is of all that came.
+fn measure(ctx: &mut Ctx, tap: &StreamTap) {
+    ctx.outcome.produced_tokens = tap.produced_tokens();
+    ctx.outcome.work.is_measured = !tap.has_too_long();
 }
 
 /// Whether nothing that matters to the caller is to come: only the connection's end, or a bill.
@@ -226,6 +228,10 @@ async fn send_on(
     }
     let half = if is_whole { Vec::new() } else { split_half_event(&mut pieces, tap) };
     caller.between_events = !half.is_empty() || tap.at_boundary();
+    if tap.fault().is_some() {
+        // What follows an error may be its usage; that all is well it must not say.
+        pieces = without_done(pieces);
+    }
     if hides_usage {
         pieces = usage_chunk::without(joined(pieces));
     }

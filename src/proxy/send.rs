@@ -26,21 +26,21 @@ const STUCK: Duration = Duration::from_millis(250);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Sends the whole request, unless the upstream answers before it has read it. `is_out` is set just
-/// before its last bytes go: whatever ends the sending earlier, no upstream can act on it. A body that
-/// makes its way, be it slowly, is not late: then `again` sets the clock anew.
+/// before its last bytes go: whatever ends the sending earlier, no upstream can act on it. A body of which
+/// pieces still go out is not late: then `again` sets the clock by the moment of the last one.
 pub(super) async fn send(
     connection: &mut Connection,
     (header, body): (Box<RequestHeader>, &Segments),
     caller: &mut Caller<'_>,
-    (clock, again): (&mut Clock, impl Fn(&mut Clock)),
+    (clock, again): (&mut Clock, impl Fn(&mut Clock, Instant)),
     is_out: &mut bool,
 ) -> Result<(), Stopped> {
     let Connection { session, ear, request_whole, .. } = connection;
     // No answer is looked for where this fails: nobody has been asked anything yet.
     let begun = caller.until(clock, pin!(session.write_request_header(header))).await?;
     begun.map_err(|error| Failure { is_untouched: true, ..Failure::of(&error) })?;
-    let progress = Progress { is_out, written: &AtomicU64::new(0) };
-    let written = progress.written;
+    let progress = Progress { is_out, begun: Instant::now(), moved: &AtomicU64::new(0) };
+    let (begun, moved) = (progress.begun, progress.moved);
     let sending = async {
         match session {
             HttpSession::H2(h2) => transmit_http2(h2, body, progress).await,
@@ -54,10 +54,10 @@ pub(super) async fn send(
     let sent = loop {
         match caller.until(clock, sending.as_mut()).await {
             Err(Interrupted::Expired(Expired::FirstByte | Expired::FirstToken))
-                if written.load(Ordering::Relaxed) > seen =>
+                if moved.load(Ordering::Relaxed) > seen =>
             {
-                seen = written.load(Ordering::Relaxed);
-                again(clock);
+                seen = moved.load(Ordering::Relaxed);
+                again(clock, begun + Duration::from_millis(seen));
             }
             sent => break sent?,
         }
@@ -69,8 +69,16 @@ pub(super) async fn send(
 /// How far the sending of a body has come.
 struct Progress<'p> {
     is_out: &'p mut bool,
-    /// Bytes that the connection has taken.
-    written: &'p AtomicU64,
+    begun: Instant,
+    /// When the connection has last taken a piece, in milliseconds since then.
+    moved: &'p AtomicU64,
+}
+
+impl Progress<'_> {
+    fn moves(&self) {
+        let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(since, Ordering::Relaxed);
+    }
 }
 
 /// Writes the body; `false` where an answer came before it was out.
@@ -106,7 +114,7 @@ async fn write(
             if !write_piece(session, piece, left == 0, ear).await? {
                 return Ok(false);
             }
-            progress.written.store(body.len() - left, Ordering::Relaxed);
+            progress.moves();
         }
     }
     session.finish_request_body().await.map(|()| true)
@@ -150,7 +158,7 @@ async fn transmit_http2(
                 left -= piece.len() as u64;
                 *progress.is_out = left == 0;
                 write_body(&mut writer, piece, left == 0, None).await?;
-                progress.written.store(body.len() - left, Ordering::Relaxed);
+                progress.moves();
             }
         }
         Ok::<(), Box<pingora::Error>>(())

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an answer may take; there are two tries, and container health checks give up after 3 s.
+const PATIENCE: Duration = Duration::from_millis(1_400);
 
 /// `cirque health`: exit 0 where the data plane answers `GET /health` with 200.
 ///
@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub fn health(address: Option<String>, file: Option<PathBuf>) -> u8 {
     let env = Env::from_process();
     let server = config::sketch(&config::find(file, &env), &env).server;
+    // A file that was refused may say otherwise than what runs.
+    let schemes = if server.tls.is_some() { ["https", "http"] } else { ["http", "https"] };
     let listens = || server.listen.as_ref()?.as_slice().first().cloned();
     let Some(address) = address.or_else(listens) else {
         complain("health: no address; give one with --address");
@@ -25,7 +27,7 @@ pub fn health(address: Option<String>, file: Option<PathBuf>) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answer = runtime
         .map_err(|error| error.to_string())
-        .and_then(|runtime| runtime.block_on(probe(&address, server.tls.is_some())));
+        .and_then(|runtime| runtime.block_on(probe(&address, schemes)));
     match answer {
         Ok(()) => OK,
         Err(problem) => {
@@ -35,7 +37,7 @@ pub fn health(address: Option<String>, file: Option<PathBuf>) -> u8 {
     }
 }
 
-async fn probe(address: &str, is_tls: bool) -> Result<(), String> {
+async fn probe(address: &str, schemes: [&str; 2]) -> Result<(), String> {
     let found = address.to_socket_addrs().map_err(|error| error.to_string())?.next();
     let mut target: SocketAddr = found.ok_or("no such address")?;
     if target.ip().is_unspecified() {
@@ -44,9 +46,15 @@ async fn probe(address: &str, is_tls: bool) -> Result<(), String> {
     // Its certificate is for another name: this asks whether it lives, and tells it nothing.
     let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
     let client = client.danger_accept_invalid_certs(true).build().map_err(text)?;
-    let scheme = if is_tls { "https" } else { "http" };
-    let answer = client.get(format!("{scheme}://{target}/health")).send().await.map_err(text)?;
-    if answer.status() == 200 { Ok(()) } else { Err(format!("status {}", answer.status())) }
+    let mut problem = None;
+    for scheme in schemes {
+        match client.get(format!("{scheme}://{target}/health")).send().await {
+            Ok(answer) if answer.status() == 200 => return Ok(()),
+            Ok(answer) => problem = problem.or(Some(format!("status {}", answer.status()))),
+            Err(error) => problem = problem.or(Some(text(error))),
+        }
+    }
+    Err(problem.unwrap_or_default())
 }
 
 /// With its cause, which the error itself does not say.

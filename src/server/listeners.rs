@@ -1,7 +1,6 @@
 //! Sockets that are bound before Pingora starts, and handed to it through its own table of inherited
 //! descriptors, which is also where a later hand-over to a successor finds them.
 
-use crate::cli::{BAD_CONFIG, PORT_TAKEN};
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::server::{ListenFds, ShutdownWatch};
@@ -20,14 +19,9 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// Binds, or says in a text for the operator why not, with the exit code for it.
-    pub(super) fn to(address: &str) -> Result<Self, (String, u8)> {
-        let unusable = |error: std::io::Error| {
-            // Another port or address that is none of this machine's does not get better by trying again.
-            let is_taken = error.kind() == std::io::ErrorKind::AddrInUse;
-            let code = if is_taken { PORT_TAKEN } else { BAD_CONFIG };
-            (format!("cannot listen on {address}: {error}"), code)
-        };
+    /// Binds, or says in a text for the operator why not.
+    pub(super) fn to(address: &str) -> Result<Self, String> {
+        let unusable = |error: std::io::Error| format!("cannot listen on {address}: {error}");
         let socket = TcpListener::bind(address).map_err(unusable)?;
         socket.set_nonblocking(true).map_err(unusable)?;
         Ok(Self { address: socket.local_addr().map_err(unusable)?, socket })

@@ -7,7 +7,7 @@ mod listeners;
 mod online;
 
 use crate::admin::Admin;
-use crate::cli::{self, BAD_CONFIG, OK};
+use crate::cli::{self, BAD_CONFIG, OK, PORT_TAKEN};
 use crate::config::sections::{Config, ServerConfig};
 use crate::config::{self, Env, Loaded, Source, keys};
 use crate::demo;
@@ -69,9 +69,9 @@ pub fn run(file: Option<PathBuf>) -> u8 {
 pub fn demo(file: Option<PathBuf>) -> u8 {
     let provider = match Bound::to("127.0.0.1:0") {
         Ok(bound) => bound,
-        Err((problem, code)) => {
+        Err(problem) => {
             cli::complain(&problem);
-            return code;
+            return PORT_TAKEN;
         }
     };
     let key = Env::from_process()
@@ -106,9 +106,9 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     };
     let (data, admin) = match bind(&config) {
         Ok(bound) => bound,
-        Err((problem, code)) => {
+        Err(problem) => {
             cli::complain(&problem);
-            return code;
+            return PORT_TAKEN;
         }
     };
     let addresses: Vec<SocketAddr> = data.iter().map(|bound| bound.address).collect();
@@ -185,7 +185,7 @@ fn announce(data: &[SocketAddr], admin: SocketAddr, banner: Option<&str>) {
 
 /// Binds every listener before anything starts: a taken port ends the process with a clear text and
 /// no panic, and port 0 is known at once.
-fn bind(config: &Config) -> Result<(Vec<Bound>, Bound), (String, u8)> {
+fn bind(config: &Config) -> Result<(Vec<Bound>, Bound), String> {
     let data = config.server.listen.as_ref().map(OneOrMany::as_slice).unwrap_or_default();
     let data = data.iter().map(|address| Bound::to(address)).collect::<Result<_, _>>()?;
     let admin = Bound::to(config.admin.listen.as_deref().unwrap_or("127.0.0.1:9090"))?;

@@ -103,16 +103,6 @@ async fn a_taken_port_has_its_own_exit_code() {
 }
 
 #[tokio::test]
-async fn an_address_of_another_machine_is_a_fault_of_the_configuration() {
-    // TEST-NET-3: nobody's.
-    let config =
-        Config::new().upstream("main", "http://127.0.0.1:1/v1", "").listen("203.0.113.9:0");
-    let run = cirque(&["run", "-c", "gateway.yaml"], &[], Some(&config.text())).await;
-    assert_eq!(run.code, BAD_CONFIG, "{}", run.output);
-    assert!(run.output.contains("203.0.113.9"), "{}", run.output);
-}
-
-#[tokio::test]
 async fn a_health_check_tells_the_gateway_that_runs_not_the_file_that_it_refused() {
     let (_origin, gateway) = crate::harness::serving().await;
     let data = gateway.data.to_string();

@@ -325,6 +325,19 @@ async fn after_a_comment_a_failure_is_told_in_band() {
 }
 
 #[tokio::test]
+async fn an_error_event_arrives_whole_wherever_the_stream_breaks_behind_it() {
+    let (origin, gateway) = serving().await;
+    let error = "data: {\"error\":{\"message\":\"broken\",\"code\":500}}\n\n";
+    for rest in ["", "d", "data: [DO", "data: [DONE]", "data: [DONE]\n", "data: {\"choices\":"] {
+        let stream = [&delta("a"), error, rest].concat();
+        origin.next(Reply::stream().piece(&stream).reset());
+        let reply = gateway.post(CHAT, &chat_stream()).await;
+        let text = reply.text();
+        assert!(text.contains(error) && !text.contains("[DO"), "{rest:?}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn an_error_without_a_wrapper_is_one_before_the_first_token_and_after_it() {
     let (first, second) = (Origin::start().await, Origin::start().await);
     let config = Config::new()

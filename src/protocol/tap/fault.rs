@@ -30,6 +30,36 @@ pub fn error_in_body(body: &[u8]) -> Option<UpstreamFault> {
     reply.fault()
 }
 
+/// The error that an event of a stream is, if it has no `error` around it and can be nothing else: it
+/// has a message, and says by its `object`, its type or its code that this is an error's.
+pub(super) fn bare_error(data: &[u8]) -> Option<UpstreamFault> {
+    let mut event = Bare::default();
+    read_beginning(data, &mut event);
+    let Bare { object, error } = event;
+    let is_error = |word: &Word| word.0.as_deref().is_some_and(|word| word.contains("error"));
+    let is_one = is_error(&object)
+        || is_error(&error.kind)
+        || error.code.number.and_then(http_status).is_some();
+    error.message.0.is_some().then_some(error).filter(|_| is_one)?.fault()
+}
+
+/// An error without its wrapper.
+#[derive(Debug, Default)]
+struct Bare {
+    object: Word,
+    error: ErrorValue,
+}
+
+impl Lenient for Bare {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "object" => read(map, &mut self.object),
+            "message" | "code" | "type" | "error_type" => self.error.member(name, map),
+            _ => skip(map),
+        }
+    }
+}
+
 /// The value of an `error` member, of any type.
 #[derive(Debug, Default)]
 pub(super) struct ErrorValue {

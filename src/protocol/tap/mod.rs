@@ -271,7 +271,9 @@ impl Notes {
     /// Reads one event; nothing of one that cannot be read.
     fn read(&mut self, dialect: Dialect, name: &[u8], data: &[u8]) -> serde_json::Result<()> {
         match dialect {
-            Dialect::Chat | Dialect::Completions | Dialect::Embeddings => openai::event(self, data),
+            Dialect::Chat | Dialect::Completions | Dialect::Embeddings => {
+                openai::event(self, name, data)
+            }
             Dialect::Responses => responses::event(self, name, data),
             Dialect::Messages => anthropic::event(self, name, data),
         }

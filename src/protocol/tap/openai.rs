@@ -1,7 +1,7 @@
 //! What a chunk or a whole reply of chat completions, completions and embeddings says.
 
 use super::Notes;
-use super::fault::{ErrorValue, error_in_body};
+use super::fault::{ErrorValue, bare_error};
 use super::produced::Produced;
 use super::said::{Kind, Said};
 use crate::protocol::lenient::{Count, Lenient, Word, read, read_document, skip};
@@ -56,7 +56,7 @@ struct Groq {
 struct Delta<'p>(&'p mut Produced);
 
 /// Reads one chunk of a stream.
-pub(super) fn event(notes: &mut Notes, data: &[u8]) -> serde_json::Result<()> {
+pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::Result<()> {
     let reading = &notes.reading;
     let skips_names = reading.id.is_some() && reading.model.is_some();
     let mut reply = Reply { skips_names, ..Reply::saying(notes.said()) };
@@ -67,9 +67,10 @@ pub(super) fn event(notes: &mut Notes, data: &[u8]) -> serde_json::Result<()> {
     }
     let is_known = reply.is_known;
     reply.note(notes);
-    if !is_known {
-        // Some servers say what is wrong without an `error` around it.
-        notes.fault(error_in_body(data));
+    // Some servers say what is wrong without an `error` around it. Events with names of their own are
+    // the provider's, and change nothing.
+    if !is_known && matches!(name, b"" | b"error" | b"message" | b"data") {
+        notes.fault(bare_error(data));
     }
     Ok(())
 }
@@ -111,7 +112,7 @@ impl Choices {
 
 impl Lenient for Reply {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        self.is_known |= matches!(name, "error" | "choices" | "usage" | "x_groq" | "data");
+        self.is_known |= matches!(name, "error" | "choices" | "usage" | "x_groq");
         match name {
             "id" if !self.skips_names => read(map, &mut self.id),
             "model" if !self.skips_names => read(map, &mut self.model),
@@ -216,6 +217,39 @@ impl Lenient for Groq {
             "usage" => read(map, &mut self.counts),
             "error" => read(map, &mut self.error),
             _ => skip(map),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::protocol::Dialect;
+    use crate::protocol::tap::StreamTap;
+
+    #[test]
+    fn an_event_of_the_providers_own_is_no_error() {
+        for event in [
+            "event: hermes.tool.progress\ndata: {\"name\":\"web_search\",\"status\":\"failed\"}\n\n",
+            "event: x.note\ndata: {\"object\":\"error\",\"message\":\"m\",\"code\":500}\n\n",
+            "data: {\"type\":\"status\",\"message\":\"model loading\"}\n\n",
+            "data: {\"code\":0,\"message\":\"Success\",\"sid\":\"s\"}\n\n",
+            "data: {\"id\":\"x\",\"object\":\"chat.completion.chunk\"}\n\n",
+            "data: {\"choices\":[],\"prompt_filter_results\":[{\"message\":\"error\"}]}\n\n",
+            "data: {\"error\":null}\n\n",
+            "data: {}\n\n",
+        ] {
+            let mut tap = StreamTap::new(Dialect::Chat);
+            tap.push(event.as_bytes());
+            assert_eq!(tap.fault(), None, "{event}");
+        }
+        for event in [
+            "data: {\"object\":\"error\",\"message\":\"m\",\"code\":null}\n\n",
+            "event: error\ndata: {\"message\":\"m\",\"type\":\"server_error\",\"data\":null}\n\n",
+            "data: {\"message\":\"m\",\"code\":503}\n\n",
+        ] {
+            let mut tap = StreamTap::new(Dialect::Chat);
+            tap.push(event.as_bytes());
+            assert_eq!(tap.fault().unwrap().message.as_deref(), Some("m"), "{event}");
         }
     }
 }

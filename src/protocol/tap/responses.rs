@@ -87,9 +87,14 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
 
 /// Notes an event that ends the stream, of which no more than the name is known.
 pub(super) fn ended(notes: &mut Notes, name: &[u8]) {
-    if matches!(name, b"response.completed" | b"response.incomplete") {
-        notes.progress = Progress::Ended;
-    }
+    let finish = match name {
+        b"response.completed" if notes.has_tool_call => "tool_calls",
+        b"response.completed" => "stop",
+        b"response.incomplete" => "length",
+        _ => return,
+    };
+    notes.finish(Some(finish.to_owned()), 1);
+    notes.progress = Progress::Ended;
 }
 
 /// Says what the noted texts of an event of this kind are. Of items only the beginning counts: their

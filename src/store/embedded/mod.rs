@@ -133,7 +133,8 @@ impl Embedded {
         }
     }
 
-    /// See [`super::Store::look`]. What it tells of ended calls is on file, where the disk takes it.
+    /// See [`super::Store::look`]. What it tells of ended calls is on file, where the disk
+    /// takes it, but for those that end at this very moment.
     pub fn look(&self, account: &Account, now: Moment) -> Standing {
         let standing = self.peek(account, now);
         self.shared.catch_up();
