@@ -127,7 +127,11 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
 /// much again, and what they would have ended by themselves must not be cut.
 fn slack(call: &Call, output: u64) -> u64 {
     let may_end_itself = call.stream() && call.facts.max_output_tokens.is_some();
-    if may_end_itself { output / 2 + A_WORD * call.facts.choices.max(1) } else { 0 }
+    if may_end_itself {
+        (output / 2).saturating_add(A_WORD.saturating_mul(call.facts.choices.max(1)))
+    } else {
+        0
+    }
 }
 
 fn unavailable() -> Rejection {

@@ -215,7 +215,9 @@ where
         return None;
     }
     let produced = used.produced.unwrap_or_default();
-    let named = used.usage.filter(|usage| !used.is_open || usage.output_total >= produced);
+    // What was named before the end may not be all; nor is it, where nobody has seen how much there was.
+    let is_all = |usage: &Usage| used.produced.is_some() && usage.output_total >= produced;
+    let named = used.usage.filter(|usage| !used.is_open || is_all(usage));
     let usage = named.unwrap_or_else(|| estimated(used, stake));
     if let Some(usd) = used.upstream_usd {
         let cost = NanoUsd::from_usd(usd);
@@ -387,6 +389,9 @@ mod tests {
         assert_eq!(said(&left, rates()), Some((60_000, CostSource::Estimate, 10)));
         let counted = Used { produced: Some(4), ..left };
         assert_eq!(said(&counted, rates()), Some((15_000, CostSource::Config, 10)));
+        // Of an event that was too long to be read nobody knows how much it was.
+        let unread = Used { produced: None, ..left };
+        assert_eq!(said(&unread, rates()), said(&UNSEEN, rates()));
     }
 
     #[test]

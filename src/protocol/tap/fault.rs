@@ -31,14 +31,17 @@ pub fn error_in_body(body: &[u8]) -> Option<UpstreamFault> {
 }
 
 /// The error that an event of a stream is, if it has no `error` around it and can be nothing else: it
-/// has a message, and says by its `object`, its type or its code that this is an error's.
-pub(super) fn bare_error(data: &[u8]) -> Option<UpstreamFault> {
+/// has a message, and its name, its `object`, its type or its code says that this is an error's.
+pub(super) fn bare_error(name: &[u8], data: &[u8]) -> Option<UpstreamFault> {
     let mut event = Bare::default();
     read_beginning(data, &mut event);
     let Bare { object, error } = event;
-    let is_error = |word: &Word| word.0.as_deref().is_some_and(|word| word.contains("error"));
-    let is_one = is_error(&object)
-        || is_error(&error.kind)
+    let is_error = |word: &Option<String>| {
+        word.as_deref().is_some_and(|word| word.contains("error") || word.contains("rate_limit"))
+    };
+    let words = [&object.0, &error.kind.0, &error.error_type.0, &error.code.text];
+    let is_one = name == b"error"
+        || words.into_iter().any(is_error)
         || error.code.number.and_then(http_status).is_some();
     error.message.0.is_some().then_some(error).filter(|_| is_one)?.fault()
 }

@@ -70,7 +70,7 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     // Some servers say what is wrong without an `error` around it. Events with names of their own are
     // the provider's, and change nothing.
     if !is_known && matches!(name, b"" | b"error" | b"message" | b"data") {
-        notes.fault(bare_error(data));
+        notes.fault(bare_error(name, data));
     }
     Ok(())
 }
@@ -246,6 +246,9 @@ mod tests {
             "data: {\"object\":\"error\",\"message\":\"m\",\"code\":null}\n\n",
             "event: error\ndata: {\"message\":\"m\",\"type\":\"server_error\",\"data\":null}\n\n",
             "data: {\"message\":\"m\",\"code\":503}\n\n",
+            "data: {\"message\":\"m\",\"code\":\"internal_server_error\"}\n\n",
+            "data: {\"message\":\"m\",\"type\":\"rate_limit_exceeded\"}\n\n",
+            "event: error\ndata: {\"message\":\"m\"}\n\n",
         ] {
             let mut tap = StreamTap::new(Dialect::Chat);
             tap.push(event.as_bytes());
