@@ -450,7 +450,8 @@ async fn a_caller_that_leaves_pays_for_what_was_produced() {
     .await;
     assert!((0.005..0.007).contains(&used), "{used}");
     gateway.metric_becomes("cirque_cost_usd_total", &[("source", "estimate")], used).await;
-    assert_eq!(gateway.status().await["you"]["budget"]["remaining_usd"], json!(5.0 - used));
+    let left = gateway.status().await["you"]["budget"]["remaining_usd"].as_f64().unwrap();
+    assert!((left + used - 5.0).abs() < 1e-9, "{left} left");
 }
 
 #[tokio::test]
@@ -508,7 +509,7 @@ async fn a_death_in_the_middle_of_load_forgets_no_cent() {
         let gateway = Arc::new(Gateway::start(&config).await);
         // What earlier rounds left over is known by now: each counts from here.
         let begun = gateway.used_usd().await;
-        assert!(begun >= spent_before, "{begun} after {spent_before}");
+        assert!(begun > spent_before - 1e-9, "{begun} after {spent_before}");
         let done = Arc::new(AtomicUsize::new(0));
         let mut load = JoinSet::new();
         for _ in 0..8 {
