@@ -100,7 +100,7 @@ fn strike_key(headers: &HeaderMap, ctx: &mut Ctx) {
 
 /// The caller's address: the connection's, or, where that is a trusted proxy, the right-most
 /// address of `X-Forwarded-For` that is not one. What stands left of it anybody may have written.
-pub(super) fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
     let mut client = peer.to_canonical();
     if !is_trusted(&client) {

@@ -276,7 +276,7 @@ impl<'s> Caller<'s> {
 }
 
 /// Waits for a write until then. Most are over at once and need no timer.
-async fn in_time(
+pub(super) async fn in_time(
     at: Instant,
     mut write: impl Future<Output = pingora::Result<()>> + Unpin,
 ) -> pingora::Result<()> {
@@ -285,6 +285,6 @@ async fn in_time(
         Poll::Ready(written) => written,
         Poll::Pending => tokio::time::timeout_at(at.into(), write)
             .await
-            .unwrap_or_else(|_| Err(respond::stalled())),
+            .unwrap_or_else(|_| Err(pingora::Error::new(ErrorType::WriteTimedout))),
     }
 }

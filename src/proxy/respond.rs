@@ -1,6 +1,7 @@
 //! Any time: what we say ourselves. Every reply, ours or relayed, gets its common headers here.
 
 use super::bill;
+use super::caller::in_time;
 use super::context::{Ctx, Ended};
 use crate::cors::Headers;
 use crate::error::{Kind, Rejection};
@@ -16,6 +17,7 @@ use http::response::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
+use std::pin::pin;
 use std::time::Duration;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -275,19 +277,13 @@ async fn write(
     let since = std::time::Instant::now();
     let written = async {
         // Pingora bounds the writing of bodies alone.
-        let begun = caller.write_response_header(header);
-        tokio::time::timeout(WRITE_STALL, begun).await.unwrap_or_else(|_| Err(stalled()))?;
+        in_time(since + WRITE_STALL, pin!(caller.write_response_header(header))).await?;
         let body = if bodiless { Bytes::new() } else { body };
         caller.write_response_body(body, true).await
     }
     .await;
     ctx.waited += since.elapsed();
     written.map_err(|_| Ended::CallerGone)
-}
-
-/// The error of a caller who takes nothing.
-pub(super) fn stalled() -> Box<pingora::Error> {
-    pingora::Error::new(pingora::ErrorType::WriteTimedout)
 }
 
 /// Bounds how long the caller may take, and whether its connection stays open.

@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Config, Framing, Gate, Gateway, Origin, RefusedPort, Reply, Request, Response,
-    assert_openai_error, chat, chat_stream, events, last_event, sample, streamed,
+    assert_openai_error, chat, chat_stream, events, in_order, last_event, sample, streamed,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -402,12 +402,7 @@ async fn a_rate_limit_within_a_good_status_is_one_where_all_have_it() {
 
 #[tokio::test]
 async fn an_error_that_comes_after_our_own_tries_is_not_to_be_tried_again() {
-    let (first, second) = (Origin::start().await, Origin::start().await);
-    let config = Config::new()
-        .upstream("first", &first.base_url(), "")
-        .upstream("second", &second.base_url(), "")
-        .route("models: [\"*\"], upstreams: [first, second], balance: priority");
-    let gateway = Gateway::start(&config).await;
+    let (first, second, gateway) = in_order().await;
     first.next(Reply::json(500, &json!({"error": {"message": "broken"}})));
     let fault = json!({"error": {"message": "no such model", "code": "x"}});
     second.next(Reply::json(404, &fault).header("x-should-retry", "true"));

@@ -1,8 +1,8 @@
 //! Broken streams: none ends like a good one, and a good one is never taken for broken.
 
 use crate::harness::{
-    Config, FINISH, Fate, Framing, Gate, Gateway, Origin, Reply, Request, assert_openai_error,
-    chat, chat_stream, delta, events, last_event, sample, serving, serving_with, streamed,
+    FINISH, Fate, Framing, Gate, Reply, Request, assert_openai_error, chat, chat_stream, delta,
+    events, in_order, last_event, sample, serving, serving_with, streamed,
 };
 use serde_json::json;
 
@@ -339,12 +339,7 @@ async fn an_error_event_arrives_whole_wherever_the_stream_breaks_behind_it() {
 
 #[tokio::test]
 async fn an_error_without_a_wrapper_is_one_before_the_first_token_and_after_it() {
-    let (first, second) = (Origin::start().await, Origin::start().await);
-    let config = Config::new()
-        .upstream("first", &first.base_url(), "")
-        .upstream("second", &second.base_url(), "")
-        .route("models: [\"*\"], upstreams: [first, second], balance: priority");
-    let gateway = Gateway::start(&config).await;
+    let (first, second, gateway) = in_order().await;
     let bare =
         "data: {\"object\":\"error\",\"message\":\"overloaded\",\"type\":\"x\",\"code\":503}\n\n";
     first.next(Reply::sse(format!("{bare}data: [DONE]\n\n")));

@@ -33,9 +33,9 @@ pub fn error_in_body(body: &[u8]) -> Option<UpstreamFault> {
 /// The error that an event of a stream is, if it has no `error` around it and can be nothing else: it
 /// has a message, and its name, its `object`, its type or its code says that this is an error's.
 pub(super) fn bare_error(name: &[u8], data: &[u8]) -> Option<UpstreamFault> {
-    let mut event = Bare::default();
+    let mut event = Reply::default();
     read_beginning(data, &mut event);
-    let Bare { object, error } = event;
+    let Reply { object, bare: error, .. } = event;
     let is_error = |word: &Option<String>| {
         word.as_deref().is_some_and(|word| word.contains("error") || word.contains("rate_limit"))
     };
@@ -44,23 +44,6 @@ pub(super) fn bare_error(name: &[u8], data: &[u8]) -> Option<UpstreamFault> {
         || words.into_iter().any(is_error)
         || error.code.number.and_then(http_status).is_some();
     error.message.0.is_some().then_some(error).filter(|_| is_one)?.fault()
-}
-
-/// An error without its wrapper.
-#[derive(Debug, Default)]
-struct Bare {
-    object: Word,
-    error: ErrorValue,
-}
-
-impl Lenient for Bare {
-    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        match name {
-            "object" => read(map, &mut self.object),
-            "message" | "code" | "type" | "error_type" => self.error.member(name, map),
-            _ => skip(map),
-        }
-    }
 }
 
 /// The value of an `error` member, of any type.
@@ -107,6 +90,7 @@ struct Reply {
     choices: Choices,
     /// The members of an error without its wrapper.
     bare: ErrorValue,
+    object: Word,
     status: Word,
     has_result: bool,
 }
@@ -251,6 +235,7 @@ impl Lenient for Reply {
                 self.has_result = true;
                 skip(map)
             }
+            "object" => read(map, &mut self.object),
             "status" => read(map, &mut self.status),
             "message" | "code" | "type" | "error_type" => self.bare.member(name, map),
             _ => skip(map),

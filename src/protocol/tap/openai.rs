@@ -224,7 +224,13 @@ impl Lenient for Groq {
 #[cfg(test)]
 mod tests {
     use crate::protocol::Dialect;
-    use crate::protocol::tap::StreamTap;
+    use crate::protocol::tap::{StreamTap, UpstreamFault};
+
+    fn fault(event: &str) -> Option<UpstreamFault> {
+        let mut tap = StreamTap::new(Dialect::Chat);
+        tap.push(event.as_bytes());
+        tap.fault().cloned()
+    }
 
     #[test]
     fn an_event_of_the_providers_own_is_no_error() {
@@ -238,9 +244,7 @@ mod tests {
             "data: {\"error\":null}\n\n",
             "data: {}\n\n",
         ] {
-            let mut tap = StreamTap::new(Dialect::Chat);
-            tap.push(event.as_bytes());
-            assert_eq!(tap.fault(), None, "{event}");
+            assert_eq!(fault(event), None, "{event}");
         }
         for event in [
             "data: {\"object\":\"error\",\"message\":\"m\",\"code\":null}\n\n",
@@ -250,9 +254,7 @@ mod tests {
             "data: {\"message\":\"m\",\"type\":\"rate_limit_exceeded\"}\n\n",
             "event: error\ndata: {\"message\":\"m\"}\n\n",
         ] {
-            let mut tap = StreamTap::new(Dialect::Chat);
-            tap.push(event.as_bytes());
-            assert_eq!(tap.fault().unwrap().message.as_deref(), Some("m"), "{event}");
+            assert_eq!(fault(event).unwrap().message.as_deref(), Some("m"), "{event}");
         }
     }
 }

@@ -94,6 +94,17 @@ pub(crate) async fn serving_with(upstream: &str, server: &str) -> (Origin, Gatew
     (origin, gateway)
 }
 
+/// A gateway that asks the second origin where the first one fails.
+pub(crate) async fn in_order() -> (Origin, Origin, Gateway) {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let config = Config::new()
+        .upstream("first", &first.base_url(), "")
+        .upstream("second", &second.base_url(), "")
+        .route("models: [\"*\"], upstreams: [first, second], balance: priority");
+    let gateway = Gateway::start(&config).await;
+    (first, second, gateway)
+}
+
 /// A chunk of a chat stream that holds this text.
 pub(crate) fn delta(text: &str) -> String {
     let delta = json!({"index": 0, "delta": {"content": text}, "finish_reason": null});
