@@ -182,10 +182,10 @@ fn broken(mut trace: Trace, message: &str) -> Trace {
 }
 
 fn body(trace: &Trace, to: &Destination) -> Value {
-    let mut part = Vec::new();
-    encode(trace, to, &mut part);
-    let mut body = Vec::new();
-    envelope([part.as_slice()], &mut body).unwrap();
+    let (before, after) = envelope();
+    let mut body = before.to_vec();
+    encode(trace, to, &mut body);
+    body.extend_from_slice(after);
     serde_json::from_slice(&body).unwrap()
 }
 

@@ -2,7 +2,8 @@
 //! of any size, and finds every record that the damage did not touch.
 #![no_main]
 
-use cirque::telemetry::delivery::spool::record::{BLANK, HEADER, Step, seal, step};
+use cirque::telemetry::delivery::spool::pack::Contents;
+use cirque::telemetry::delivery::spool::record::{BLANK, HEADER, Head, Step, seal, step};
 use libfuzzer_sys::fuzz_target;
 
 type Found = Vec<(u64, u64, Vec<u8>)>;
@@ -15,7 +16,7 @@ fn read(bytes: &[u8], window: usize) -> Found {
         let (seen, left) = (&rest[..wanted.min(rest.len())], rest.len() as u64);
         let taken = match step(seen, left) {
             Step::Record(record, taken) => {
-                found.push((record.number, record.finished_ms, record.body.to_vec()));
+                found.push((record.head.number, record.head.finished_ms, record.body.to_vec()));
                 taken
             }
             Step::Skip(skipped) => skipped,
@@ -39,7 +40,8 @@ fn segment(text: &str, length: usize) -> (Vec<u8>, Vec<usize>) {
         let start = bytes.len();
         bytes.extend_from_slice(&BLANK);
         bytes.extend_from_slice(body.iter().collect::<String>().as_bytes());
-        seal(&mut bytes[start..], number, number * 1_000);
+        let contents = Contents::default();
+        seal(&mut bytes[start..], &Head { number, finished_ms: number * 1_000, contents });
         ends.push(bytes.len());
     }
     (bytes, ends)

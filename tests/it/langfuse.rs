@@ -4,8 +4,11 @@ use crate::harness::{
     Config, Framing, Gate, Gateway, Langfuse, Origin, RefusedPort, Reply, Request, chat, cirque,
     eventually, serving, span_ids,
 };
+use cirque::telemetry::delivery::spool::pack::unpack;
+use cirque::telemetry::delivery::spool::record::{Step, step};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,6 +51,19 @@ fn segment(folder: &Path) -> PathBuf {
     let mut found: Vec<_> = files.filter(is_segment).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     found.remove(0)
+}
+
+/// Where the record with this trace stands in a segment.
+fn record_of(segment: &[u8], trace: u32) -> Range<usize> {
+    let mut at = 0;
+    while let Step::Record(record, taken) = step(&segment[at..], (segment.len() - at) as u64) {
+        let plain = unpack(record.body, record.head.contents).expect("traces");
+        if memchr::memmem::find(&plain, trace_id(trace).as_bytes()).is_some() {
+            return at..at + taken;
+        }
+        at += taken;
+    }
+    panic!("no record with trace {trace}");
 }
 
 /// Replaces the configuration and applies it.
@@ -151,11 +167,11 @@ async fn ten_thousand_calls_around_a_crash_wait_for_a_langfuse_that_is_away() {
 
 #[tokio::test]
 async fn two_exports_at_most_are_under_way() {
-    // Of 400 each.
+    // Of 512 each.
     const EXPORTS: usize = 6;
     let (_origin, port, config, gateway) = started_without().await;
-    calls(&gateway, EXPORTS * 400).await;
-    told(&gateway, "the backlog", |status| status["backlog"] == EXPORTS * 400).await;
+    calls(&gateway, EXPORTS * 512).await;
+    told(&gateway, "the backlog", |status| status["backlog"] == EXPORTS * 512).await;
     let folder = gateway.process.kill();
     let (langfuse, gates) = (Langfuse::at(port), [(); EXPORTS].map(|()| Gate::new()));
     for gate in &gates {
@@ -173,7 +189,7 @@ async fn two_exports_at_most_are_under_way() {
         assert_eq!(langfuse.arrived(), most);
         gate.open();
     }
-    langfuse.has(EXPORTS * 400).await;
+    langfuse.has(EXPORTS * 512).await;
 }
 
 #[tokio::test]
@@ -201,8 +217,8 @@ async fn killing_the_process_while_it_delivers_repeats_at_most_what_was_under_wa
     let gateway = Gateway::start_in(gateway.process.kill(), &config).await;
     told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
     assert_eq!(langfuse.traces().len(), CALLS);
-    // Two exports of 400.
-    assert!(langfuse.repeated() <= 800, "{}", langfuse.repeated());
+    // Two exports of 512.
+    assert!(langfuse.repeated() <= 1_024, "{}", langfuse.repeated());
     assert_eq!(gateway.status().await["langfuse"]["dropped"], 0);
 }
 
@@ -211,25 +227,24 @@ async fn a_torn_tail_and_damage_cost_only_what_they_touch() {
     let (_origin, port, config, gateway) = started_without().await;
     for trace in 1..=20 {
         call_in(&gateway, trace).await;
+        // Each in a record of its own.
+        told(&gateway, "the backlog", |status| status["backlog"] == trace).await;
     }
-    told(&gateway, "the backlog", |status| status["backlog"] == 20).await;
     let backlog = gateway.metric("cirque_langfuse_backlog", &[]).await;
     assert_eq!(backlog, Some(20.0), "read when it is asked for");
     let folder = gateway.process.kill();
     let path = segment(&folder.path().join("spool"));
     let mut bytes = std::fs::read(&path).expect("a segment");
-    let damaged = memchr::memmem::find(&bytes, trace_id(7).as_bytes()).expect("the seventh");
-    // A caller may have its answer before its call is recorded: the last one need not be the twentieth.
-    let last = memchr::memmem::rfind(&bytes, b"\"traceId\":\"").expect("a trace") + 11;
-    let last = String::from_utf8(bytes[last..last + 32].to_vec()).expect("digits");
-    bytes[damaged] = b'!';
+    let seventh = record_of(&bytes, 7);
+    bytes[usize::midpoint(seventh.start, seventh.end)] ^= 1;
     bytes.truncate(bytes.len() - 5);
     std::fs::write(&path, bytes).expect("a writable folder");
 
     let gateway = Gateway::start_in(folder, &config).await;
     let langfuse = Langfuse::at(port);
     langfuse.has(18).await;
-    assert!(!langfuse.traces().contains(&trace_id(7)) && !langfuse.traces().contains(&last));
+    let traces = langfuse.traces();
+    assert!(!traces.contains(&trace_id(7)) && !traces.contains(&trace_id(20)));
     let status = told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
     assert_eq!((&status["dropped"], &status["dropped_by"]["damage"]), (&json!(1), &json!(1)));
 }
@@ -373,8 +388,8 @@ async fn a_wait_that_langfuse_names_is_kept() {
 #[tokio::test]
 async fn an_export_that_is_accepted_meanwhile_shortens_no_wait() {
     let (_origin, port, config, gateway) = started_without().await;
-    calls(&gateway, 1_000).await;
-    told(&gateway, "the backlog", |status| status["backlog"] == 1_000).await;
+    calls(&gateway, 1_200).await;
+    told(&gateway, "the backlog", |status| status["backlog"] == 1_200).await;
     let folder = gateway.process.kill();
     // Two exports begin at once: the first is told to wait, the second accepted after that.
     let (langfuse, gate) = (Langfuse::at(port), Gate::new());
@@ -388,7 +403,7 @@ async fn an_export_that_is_accepted_meanwhile_shortens_no_wait() {
     assert_eq!((&status["state"], langfuse.arrived()), (&json!("retrying"), 2), "{status}");
     // A reload of other things takes nothing back either.
     reload(&gateway, &config.section("log: { level: debug }")).await;
-    langfuse.has(1_000).await;
+    langfuse.has(1_200).await;
     assert!(since.elapsed() > Duration::from_millis(2_500), "{:?}", since.elapsed());
 }
 
@@ -657,7 +672,7 @@ async fn a_full_disk_harms_no_call_and_what_it_kept_waiting_is_delivered() {
         return;
     };
     let filler = disk.0.join("filler");
-    std::fs::write(&filler, vec![0; (8 << 20) - (64 << 10)]).expect("a disk with room");
+    std::fs::write(&filler, vec![0; (8 << 20) - (16 << 10)]).expect("a disk with room");
     let section = Langfuse::section_for(&format!("http://{}", port.address()), "");
     let gateway = Gateway::start_in(folder, &Config::to(&origin).section(&section)).await;
     calls(&gateway, 1_000).await;
@@ -688,7 +703,7 @@ async fn a_full_disk_that_gets_room_while_the_process_drains_takes_what_waits() 
         return;
     };
     let filler = disk.0.join("filler");
-    std::fs::write(&filler, vec![0; (8 << 20) - (64 << 10)]).expect("a disk with room");
+    std::fs::write(&filler, vec![0; (8 << 20) - (16 << 10)]).expect("a disk with room");
     let section = Langfuse::section_for(&format!("http://{}", port.address()), "");
     let config = Config::to(&origin).section(&section);
     let gateway = Gateway::start_in(folder, &config).await;

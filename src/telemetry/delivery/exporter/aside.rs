@@ -76,11 +76,12 @@ impl Aside {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::spool::pack::Packer;
     use super::super::super::spool::read::{Lot, Part};
     use super::*;
 
     fn one(number: u64) -> Batch {
-        let part = Part { number, finished_ms: 0, body: "{}".into() };
+        let part = Part::one(&mut Packer::default(), (number, 0), b"{}");
         Batch::new(Lot { from: number, to: number + 1, parts: vec![part], lost: 0 })
     }
 

@@ -1,15 +1,10 @@
 //! One export: which stretch of the spool it is, and the bytes that are sent, the same each time.
 
+use super::super::spool::pack::Packer;
 use super::super::spool::read::{Lot, Part};
+use super::gzip::gzip;
 use super::shorten::{KEPT, shorten};
-use crate::telemetry::langfuse::envelope;
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use std::io::{BufWriter, IntoInnerError};
-
-/// Small traces are gathered to so many bytes and then compressed, while they are in the cache.
-const AT_ONCE: usize = 16 << 10;
 
 /// A lot, ready to be sent.
 #[derive(Debug)]
@@ -24,15 +19,15 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Envelope and compression; takes milliseconds for megabytes.
+    /// Puts the body together.
     pub(super) fn new(lot: Lot) -> Self {
         let (bytes, length) = gzip(&lot.parts);
         Self { lot, bytes, length, cuts: 0 }
     }
 
     /// Traces inside.
-    pub(super) const fn traces(&self) -> u64 {
-        self.lot.parts.len() as u64
+    pub(super) fn traces(&self) -> u64 {
+        self.lot.parts.iter().map(Part::traces).sum()
     }
 
     /// First number, and one above the last, of what is done with once this is.
@@ -42,17 +37,23 @@ impl Batch {
 
     /// Number of the first of them.
     pub(super) fn first(&self) -> u64 {
-        self.lot.parts.first().map_or(self.lot.from, |part| part.number)
+        self.lot.parts.first().map_or(self.lot.from, Part::number)
     }
 
     /// The same as two; as one where there is nothing to divide.
-    pub(super) fn halves(self) -> Vec<Self> {
-        let Lot { from, to, mut parts, lost } = self.lot;
+    ///
+    /// # Errors
+    /// All of it, where its traces are damaged.
+    pub(super) fn halves(self) -> Result<Vec<Self>, Self> {
+        let singles: Option<Vec<Vec<Part>>> = self.lot.parts.iter().map(Part::singles).collect();
+        let Some(singles) = singles else { return Err(self) };
+        let mut parts = singles.concat();
+        let Lot { from, to, lost, .. } = self.lot;
         let second = parts.split_off(parts.len() / 2);
-        let middle = second.first().map_or(to, |part| part.number);
+        let middle = second.first().map_or(to, Part::number);
         let lot = |from, to, parts: Vec<Part>| Lot { from, to, parts, lost };
         let both = [lot(from, middle, parts), lot(middle, to, second)];
-        both.into_iter().filter(|lot| lot.from < lot.to).map(Self::new).collect()
+        Ok(both.into_iter().filter(|lot| lot.from < lot.to).map(Self::new).collect())
     }
 
     /// The same with its long texts cut; shorter each time, and `None` where nothing is left to cut.
@@ -60,24 +61,13 @@ impl Batch {
         KEPT.iter().enumerate().skip(self.cuts).find_map(|(cuts, kept)| {
             let mut lot = self.lot.clone();
             for part in &mut lot.parts {
-                part.body = shorten(&part.body, *kept)?.into();
+                let shorter = shorten(&part.plain()?, *kept)?;
+                let about = (part.number(), part.head.finished_ms);
+                *part = Part::one(&mut Packer::default(), about, &shorter);
             }
             Some(Self { cuts: cuts + 1, ..Self::new(lot) })
         })
     }
-}
-
-/// The export of these, compressed, and its length before. The fastest level: prompts shrink to a third
-/// with it, and the next level costs twice the time.
-fn gzip(parts: &[Part]) -> (Bytes, usize) {
-    let about: usize = parts.iter().map(|part| part.body.len()).sum();
-    let encoder = GzEncoder::new(Vec::with_capacity(about / 4), Compression::fast());
-    let mut encoder = BufWriter::with_capacity(AT_ONCE, encoder);
-    let length = envelope(parts.iter().map(|part| &*part.body), &mut encoder);
-    // Writing to memory cannot fail.
-    let encoder = encoder.into_inner().map_err(IntoInnerError::into_error);
-    let bytes = encoder.and_then(GzEncoder::finish).unwrap_or_default();
-    (bytes.into(), length.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -85,17 +75,16 @@ mod tests {
     use super::*;
 
     fn lot(numbers: &[u64], (from, to): (u64, u64)) -> Lot {
-        let part = |number: &u64| Part {
-            number: *number,
-            finished_ms: 1_000 + number,
-            body: format!("{{\"n\":{number}}}").into(),
+        let part = |number: &u64| {
+            let text = format!("{{\"n\":{number}}}");
+            Part::one(&mut Packer::default(), (*number, 1_000 + number), text.as_bytes())
         };
         Lot { from, to, parts: numbers.iter().map(part).collect(), lost: 0 }
     }
 
     #[test]
     fn halves_cover_the_same_stretch_and_gaps_belong_to_one_of_them() {
-        let halves = Batch::new(lot(&[3, 4, 7, 9], (2, 12))).halves();
+        let halves = Batch::new(lot(&[3, 4, 7, 9], (2, 12))).halves().unwrap();
         let told: Vec<_> = halves.iter().map(|half| (half.range(), half.traces())).collect();
         assert_eq!(told, [((2, 7), 2), ((7, 12), 2)]);
         assert_eq!((halves[0].first(), halves[1].first()), (3, 7));
@@ -104,7 +93,7 @@ mod tests {
     #[test]
     fn a_trace_is_cut_twice_at_most_and_less_at_first() {
         let body = format!(r#"{{"input":"{0}","output":"{0}"}}"#, "x".repeat(1 << 20));
-        let part = Part { number: 1, finished_ms: 0, body: body.into() };
+        let part = Part::one(&mut Packer::default(), (1, 0), body.as_bytes());
         let whole = Batch::new(Lot { from: 1, to: 2, parts: vec![part], lost: 0 });
         let once = whole.shortened().unwrap();
         assert!((500 << 10..600 << 10).contains(&once.length), "{}", once.length);

@@ -1,7 +1,8 @@
-//! The writing end of a spool: records gather in memory for an instant, then go to a segment at once.
+//! The writing end of a spool: traces gather in memory for an instant, then go to a segment at once.
 
+use super::pack::{Added, Contents, Packer};
 use super::recent::MOST_RECENT;
-use super::record::{self, BLANK};
+use super::record::{self, BLANK, Head};
 use super::{LEAP, Segment, Spool, folder, lock};
 use crate::locked::Locked;
 use bytes::Bytes;
@@ -21,15 +22,33 @@ const DROPPED_AT_ONCE: usize = 1 << 20;
 /// Writes to one spool; there is one for each.
 pub struct Appender {
     spool: Arc<Spool>,
-    /// Records without their headers, joined.
+    /// Records without their headers, joined; traces are packed into the last one as they come.
     pending: Vec<u8>,
-    /// Length of each, and when its call finished in milliseconds since 1970.
-    waiting: VecDeque<(usize, u64)>,
+    packer: Packer,
+    /// Where that one begins, and when the first of its calls finished.
+    begun: (usize, u64),
+    /// Every record before it.
+    waiting: VecDeque<Waiting>,
     active: Option<Active>,
     /// The disk was full when it was last tried, and dropping what is on it may make room.
     may_drop: bool,
     /// Whether others were told last that something waits.
     has_told: bool,
+}
+
+/// A record in memory.
+struct Waiting {
+    /// Of the whole, in bytes.
+    length: usize,
+    /// When the first of its calls finished, in milliseconds since 1970.
+    finished_ms: u64,
+    contents: Contents,
+}
+
+impl Waiting {
+    fn traces(&self) -> u64 {
+        self.contents.traces.into()
+    }
 }
 
 struct Active {
@@ -41,20 +60,22 @@ struct Active {
 /// What a flush did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flushed {
-    /// Records written.
+    /// Traces written.
     pub written: u64,
-    /// Records deleted on disk to make room, that nobody had sent yet.
+    /// Traces deleted on disk to make room, that nobody had sent yet.
     pub dropped: u64,
-    /// Records dropped from memory: the disk does not take them, or they are too long.
+    /// Traces dropped from memory: the disk does not take them, or they are too long.
     pub overflown: u64,
 }
 
 impl Appender {
     /// A writer to this spool.
-    pub const fn new(spool: Arc<Spool>) -> Self {
+    pub fn new(spool: Arc<Spool>) -> Self {
         Self {
             spool,
             pending: Vec::new(),
+            packer: Packer::default(),
+            begun: (0, 0),
             waiting: VecDeque::new(),
             active: None,
             may_drop: false,
@@ -62,9 +83,8 @@ impl Appender {
         }
     }
 
-    /// Takes a record, whose body `write` appends to what it is given; none where it says so. Where the
-    /// disk does not take what came before, and memory is full of it, the oldest goes, which is added to
-    /// `flushed`.
+    /// Takes a trace, which `write` appends to what it is given; none where it says so. Where the disk does
+    /// not take what came before, and memory is full of it, the oldest goes, which is added to `flushed`.
     pub fn push(
         &mut self,
         finished_ms: u64,
@@ -74,20 +94,33 @@ impl Appender {
         if self.pending.len() > MAX_PENDING {
             self.make_way(flushed);
         }
-        let start = self.pending.len();
-        self.pending.extend_from_slice(&BLANK);
-        let is_one = write(&mut self.pending);
-        let length = self.pending.len() - start;
-        if !is_one || length > BLANK.len() + record::MAX_BODY {
-            self.pending.truncate(start);
-            self.pending.shrink_to(MOST_RECENT);
-            flushed.overflown += u64::from(is_one);
-            return;
+        let is_first = self.packer.is_empty();
+        if is_first {
+            self.begun = (self.pending.len(), finished_ms);
+            self.pending.extend_from_slice(&BLANK);
         }
-        self.waiting.push_back((length, finished_ms));
+        let added = self.packer.add(&mut self.pending, write);
+        if is_first && added != Added::Packed {
+            self.pending.truncate(self.begun.0);
+        }
+        flushed.overflown += u64::from(added == Added::TooLong);
+        if self.packer.is_full() {
+            self.end_record();
+        }
     }
 
-    /// Takes a record as it stands.
+    /// What comes next goes into a record of its own.
+    fn end_record(&mut self) {
+        if self.packer.is_empty() {
+            return;
+        }
+        let contents = self.packer.finish(&mut self.pending);
+        let (start, finished_ms) = self.begun;
+        let length = self.pending.len() - start;
+        self.waiting.push_back(Waiting { length, finished_ms, contents });
+    }
+
+    /// Takes a trace as it stands.
     #[cfg(test)]
     pub(super) fn take(&mut self, finished_ms: u64, body: &[u8], flushed: &mut Flushed) {
         self.push(finished_ms, flushed, |out| {
@@ -98,6 +131,7 @@ impl Appender {
 
     /// On a full disk the oldest are those on it; without one that helps, those that wait longest.
     fn make_way(&mut self, flushed: &mut Flushed) {
+        self.end_record();
         if std::mem::take(&mut self.may_drop) && self.drop_segment(flushed) {
             let before = self.pending.len();
             // How it went shows in what is left; the next regular try tells of it.
@@ -108,15 +142,14 @@ impl Appender {
             return;
         }
         let (mut count, mut bytes) = (0, 0);
-        for (length, _) in &self.waiting {
+        for record in &self.waiting {
             if bytes >= DROPPED_AT_ONCE {
                 break;
             }
-            (count, bytes) = (count + 1, bytes + length);
+            (count, bytes) = (count + 1, bytes + record.length);
         }
-        self.waiting.drain(..count);
+        flushed.overflown += self.waiting.drain(..count).map(|record| record.traces()).sum::<u64>();
         self.pending.drain(..bytes);
-        flushed.overflown += count as u64;
     }
 
     /// Drops the oldest segment; whether there was one.
@@ -145,6 +178,7 @@ impl Appender {
     /// # Errors
     /// The folder or the disk says no; what is not written is kept, so try again.
     pub fn flush(&mut self, flushed: &mut Flushed) -> io::Result<()> {
+        self.end_record();
         let outcome = self.write_out(flushed);
         let is_full = |error: &io::Error| {
             matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
@@ -178,8 +212,8 @@ impl Appender {
                 Err(error) => break Err(error),
             }
             written += length;
-            self.waiting.drain(..count);
-            flushed.written += count as u64;
+            flushed.written +=
+                self.waiting.drain(..count).map(|record| record.traces()).sum::<u64>();
         };
         if outcome.is_err() {
             self.pending.drain(..written);
@@ -203,11 +237,11 @@ impl Appender {
     /// How many records, and bytes, the next write takes.
     fn chunk(&self) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
-        for (length, _) in &self.waiting {
-            if count > 0 && bytes + length > CHUNK {
+        for record in &self.waiting {
+            if count > 0 && bytes + record.length > CHUNK {
                 break;
             }
-            (count, bytes) = (count + 1, bytes + length);
+            (count, bytes) = (count + 1, bytes + record.length);
         }
         (count, bytes)
     }
@@ -223,10 +257,12 @@ impl Appender {
         let mut active = self.active(flushed)?;
         let chunk = self.pending.get_mut(from..from + length).unwrap_or_default();
         let mut rest = &mut *chunk;
-        let first = lock(&self.spool.index).next;
-        for (number, (length, finished_ms)) in (first..).zip(self.waiting.iter().take(count)) {
-            let Some((record, after)) = rest.split_at_mut_checked(*length) else { break };
-            record::seal(record, number, *finished_ms);
+        let mut number = lock(&self.spool.index).next;
+        for waiting in self.waiting.iter().take(count) {
+            let Some((record, after)) = rest.split_at_mut_checked(waiting.length) else { break };
+            let Waiting { finished_ms, contents, .. } = *waiting;
+            record::seal(record, &Head { number, finished_ms, contents });
+            number += waiting.traces();
             rest = after;
         }
         let place = (active.first, active.bytes);
@@ -240,24 +276,28 @@ impl Appender {
                 unsynced.push(Arc::clone(&active.file));
             }
             drop(unsynced);
-            self.commit(&active, count as u64);
+            self.commit(&active, count);
         }
         self.active = Some(active);
         outcome
     }
 
     /// From now on the exporter sees them.
-    fn commit(&self, active: &Active, count: u64) {
+    fn commit(&self, active: &Active, count: usize) {
+        let written = || self.waiting.iter().take(count);
+        let traces: u64 = written().map(Waiting::traces).sum();
+        let length: u64 = written().map(|record| u64::from(record.contents.length)).sum();
         let mut index = self.spool.lock_index();
         let (first, upto) = (index.next, index.progress.upto());
-        if let Some((_, finished_ms)) = self.waiting.front() {
-            index.ages.note(first, *finished_ms, upto);
+        if let Some(oldest) = self.waiting.front() {
+            index.ages.note(first, oldest.finished_ms, upto);
         }
-        index.next = first + count;
+        index.next = first + traces;
         // What others were told of as waiting is on disk now.
-        index.unwritten = index.unwritten.saturating_sub(count);
+        index.unwritten = index.unwritten.saturating_sub(traces);
         if let Some(segment) = index.segments.get_mut(&active.first) {
-            (segment.next, segment.bytes) = (first + count, active.bytes);
+            (segment.next, segment.bytes) = (first + traces, active.bytes);
+            segment.length += length;
         }
         drop(index);
         self.spool.grown.notify_one();
@@ -298,7 +338,7 @@ impl Appender {
         });
         let file = Arc::new(file?);
         let path = folder::open_path(&self.spool.folder, first);
-        let segment = Segment { path, next: first, bytes: 0, is_growing: true };
+        let segment = Segment { path, next: first, bytes: 0, length: 0, is_growing: true };
         index.segments.insert(first, segment);
         Ok(Active { file, first, bytes: 0 })
     }
@@ -338,8 +378,8 @@ impl Appender {
         let is_waiting = !self.waiting.is_empty();
         if is_waiting || self.has_told {
             let mut index = self.spool.lock_index();
-            index.unwritten = self.waiting.len() as u64;
-            index.unwritten_ms = self.waiting.front().map(|(_, finished_ms)| *finished_ms);
+            index.unwritten = self.waiting.iter().map(Waiting::traces).sum();
+            index.unwritten_ms = self.waiting.front().map(|record| record.finished_ms);
         }
         self.has_told = is_waiting;
     }
@@ -350,8 +390,7 @@ impl Appender {
     /// As for [`Appender::flush`]; what is not written is lost, and counted as dropped from memory.
     pub fn close(&mut self, flushed: &mut Flushed) -> io::Result<()> {
         let written = self.flush(flushed);
-        flushed.overflown += self.waiting.len() as u64;
-        self.waiting.clear();
+        flushed.overflown += self.waiting.drain(..).map(|record| record.traces()).sum::<u64>();
         self.pending = Vec::new();
         self.tell();
         let sealed = self.active.take().map_or(Ok(()), |active| self.seal(active, flushed));

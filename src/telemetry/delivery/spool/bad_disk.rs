@@ -2,7 +2,7 @@
 
 use super::append::{Appender, Flushed};
 use super::read::Cursor;
-use super::tests::{Process, ROOMY, deliver, texts};
+use super::tests::{Process, ROOMY, deliver, noise, texts};
 use super::*;
 use tempfile::TempDir;
 
@@ -28,7 +28,7 @@ fn a_folder_that_cannot_be_written_keeps_what_comes_until_it_can() {
     let mut appender = Appender::new(Arc::clone(&spool));
     let mut flushed = Flushed::default();
     for n in 0..40 {
-        let body = format!("{n} {}", "x".repeat(1 << 20));
+        let body = noise(&n.to_string(), 1 << 20);
         appender.take(0, body.as_bytes(), &mut flushed);
         assert!(appender.flush(&mut flushed).is_err());
     }
@@ -80,20 +80,17 @@ fn on_a_full_disk_the_oldest_go_first_and_what_is_delivered_makes_room() {
     let mut flushed = Flushed::default();
     // More than the 4 MiB there and the 16 MiB kept in memory. Somebody reads the oldest meanwhile.
     for n in 0..RECORDS {
-        let body = format!("{n} {}", "x".repeat(100 << 10));
+        let body = noise(&n.to_string(), 100 << 10);
         process.appender.take(0, body.as_bytes(), &mut flushed);
         drop(process.appender.flush(&mut flushed));
     }
     let lost = flushed.dropped + flushed.overflown;
     assert!((80..200).contains(&lost) && flushed.overflown == 0, "{flushed:?}");
-    let number = |body: &[u8]| -> u64 {
-        let digits = body.split(|byte| *byte == b' ').next().unwrap();
-        std::str::from_utf8(digits).unwrap().parse().unwrap()
-    };
+    let number = |text: &String| -> u64 { text.split(' ').next().unwrap().parse().unwrap() };
     let mut numbers = Vec::new();
     for _ in 0..50 {
         while let Some(lot) = cursor.take(7, 1 << 20).unwrap() {
-            numbers.extend(lot.parts.iter().map(|part| number(&part.body)));
+            numbers.extend(texts(&lot).iter().map(number));
             // Where it stands cannot be noted as long as there is no room.
             drop(process.spool.settle(lot.from, lot.to));
         }

@@ -116,13 +116,13 @@ pub(super) fn take_over(folder: &Path, named: &Named) -> io::Result<Option<Named
     }
 }
 
-/// The highest number of any intact record.
+/// The highest number of any trace in an intact record.
 fn last_number(bytes: &[u8]) -> Option<u64> {
     let (mut rest, mut last) = (bytes, None);
     loop {
         let taken = match record::step(rest, rest.len() as u64) {
             Step::Record(record, taken) => {
-                last = last.max(Some(record.number));
+                last = last.max(record.head.end().checked_sub(1));
                 taken
             }
             Step::Skip(bytes) => bytes,
@@ -132,16 +132,16 @@ fn last_number(bytes: &[u8]) -> Option<u64> {
     }
 }
 
-/// When the first record of a segment with this number or a higher one finished; `None` where it
+/// When the first of a segment's traces with this number or a higher one finished, about; `None` where it
 /// cannot be read, or damage is in the way. Reads headers alone.
 pub(super) fn finished_ms(path: &Path, from: u64) -> Option<u64> {
     let file = File::open(path).ok()?;
     let (mut at, mut header) = (0, record::BLANK);
     loop {
         file.read_exact_at(&mut header, at).ok()?;
-        let (number, finished_ms, length) = record::peek(&header)?;
-        if number >= from {
-            return Some(finished_ms);
+        let (head, length) = record::peek(&header)?;
+        if head.end() > from {
+            return Some(head.finished_ms);
         }
         at += length as u64;
     }

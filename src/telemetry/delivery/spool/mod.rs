@@ -1,10 +1,13 @@
 //! Traces on disk until their destination has accepted them: what is there, what goes, what goes first.
 
 mod ages;
+#[cfg(test)]
+mod any_order;
 pub mod append;
 #[cfg(test)]
 mod bad_disk;
 mod folder;
+pub mod pack;
 mod progress;
 pub mod read;
 mod recent;
@@ -55,9 +58,9 @@ struct Index {
     recent: Recent,
     /// The file of the last note of it.
     position: Option<File>,
-    /// Number of the next record.
+    /// Number of the next trace.
     next: u64,
-    /// Records that the writer holds because the disk does not take them, and when the first of them
+    /// Traces that the writer holds because the disk does not take them, and when the first of them
     /// finished.
     unwritten: u64,
     unwritten_ms: Option<u64>,
@@ -69,10 +72,12 @@ struct Index {
 #[derive(Debug, Clone)]
 struct Segment {
     path: PathBuf,
-    /// One above its last record.
+    /// One above its last trace.
     next: u64,
     /// Bytes that are written in full.
     bytes: u64,
+    /// Bytes of the traces in it before they were packed; 0 where another process left it.
+    length: u64,
     /// Whether more may come.
     is_growing: bool,
 }
@@ -80,7 +85,7 @@ struct Segment {
 /// What a spool holds, for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Holds {
-    /// Records not delivered, on disk or not.
+    /// Traces not delivered, on disk or not.
     pub records: u64,
     /// Those of them that the disk has not taken yet.
     pub unwritten: u64,
@@ -160,7 +165,7 @@ impl Spool {
         let Some(taken) = folder::take_over(&self.folder, named)? else { return Ok(()) };
         let Some(next) = taken.next else { return Ok(()) };
         let bytes = fs::metadata(&taken.path)?.len();
-        let segment = Segment { path: taken.path, next, bytes, is_growing: false };
+        let segment = Segment { path: taken.path, next, bytes, length: 0, is_growing: false };
         index.next = index.next.max(next);
         index.segments.insert(named.first, segment);
         Ok(())

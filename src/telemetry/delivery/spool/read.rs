@@ -1,9 +1,11 @@
-//! The reading end of a spool: every record once, in order, over damage and gaps.
+//! The reading end of a spool: every trace once, in order, over damage and gaps.
 
+use super::pack::{self, Contents, Packer};
 use super::progress::Progress;
-use super::record::{self, Step};
+use super::record::{self, Head, Record, Step};
 use super::{Segment, Spool};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
@@ -11,15 +13,56 @@ use std::sync::Arc;
 /// Read with one call at least, in bytes.
 const WINDOW: usize = 256 << 10;
 
-/// One record on its way.
+/// Some traces on their way, as one record holds them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Its number in the spool.
-    pub number: u64,
-    /// When its call finished, in milliseconds since 1970.
-    pub finished_ms: u64,
+    /// Which they are.
+    pub head: Head,
     /// What was written: a part of the window it was read with, which stays as long as it does.
-    pub body: Bytes,
+    pub packed: Bytes,
+}
+
+impl Part {
+    /// One trace, packed.
+    pub fn one(packer: &mut Packer, (number, finished_ms): (u64, u64), trace: &[u8]) -> Self {
+        let mut packed = Vec::new();
+        let _is_packed = packer.add(&mut packed, |plain| {
+            plain.extend_from_slice(trace);
+            true
+        });
+        let contents = packer.finish(&mut packed);
+        Self { head: Head { number, finished_ms, contents }, packed: packed.into() }
+    }
+
+    /// Number of the first.
+    pub const fn number(&self) -> u64 {
+        self.head.number
+    }
+
+    /// How many there are.
+    pub fn traces(&self) -> u64 {
+        self.head.contents.traces.into()
+    }
+
+    /// Their bytes before they were packed.
+    pub const fn length(&self) -> usize {
+        self.head.contents.length as usize
+    }
+
+    /// The traces as they were, joined; `None` where they are damaged.
+    pub fn plain(&self) -> Option<Vec<u8>> {
+        pack::unpack(&self.packed, self.head.contents)
+    }
+
+    /// The same traces, each alone; `None` where they are damaged.
+    pub fn singles(&self) -> Option<Vec<Self>> {
+        let Head { number, finished_ms, contents: Contents { traces, .. } } = self.head;
+        let plain = self.plain()?;
+        let mut packer = Packer::default();
+        let one = |(number, trace)| Self::one(&mut packer, (number, finished_ms), trace);
+        let singles: Vec<Self> = (number..).zip(pack::each(&plain)).map(one).collect();
+        (singles.len() == traces as usize).then_some(singles)
+    }
 }
 
 /// A stretch of the spool that an export has taken.
@@ -29,9 +72,9 @@ pub struct Lot {
     pub from: u64,
     /// One above the last number taken.
     pub to: u64,
-    /// The records, in order.
+    /// The traces, in order.
     pub parts: Vec<Part>,
-    /// Records among them that damage has taken.
+    /// Traces among them that damage has taken.
     pub lost: u64,
 }
 
@@ -43,8 +86,8 @@ pub struct Cursor {
     /// Next number wanted.
     next: u64,
     file: Option<Reading>,
-    /// Read, and too much for the lot it was read for.
-    held: Option<Part>,
+    /// Read, and too much for the lot they were read for.
+    held: VecDeque<Part>,
     lost: u64,
 }
 
@@ -59,6 +102,8 @@ struct Reading {
     is_memory: bool,
     /// Place in `window`.
     at: usize,
+    /// Bytes of the traces that were read, before they were packed.
+    length: u64,
 }
 
 impl Cursor {
@@ -68,56 +113,103 @@ impl Cursor {
             let index = spool.lock_index();
             index.lock.as_ref().map(|_| index.progress.clone())?
         };
-        Some(Self { next: before.upto(), before, spool, file: None, held: None, lost: 0 })
+        Some(Self {
+            next: before.upto(),
+            before,
+            spool,
+            file: None,
+            held: VecDeque::new(),
+            lost: 0,
+        })
     }
 
-    /// How many records, and about how many bytes, nobody has taken yet.
+    /// How many traces, and about how many bytes of them, nobody has taken yet.
     pub fn waiting(&self) -> (u64, u64) {
         let index = self.spool.lock_index();
-        let (mut records, mut bytes) = (0, 0);
+        let (mut traces, mut bytes) = (0, 0);
         for (first, segment) in &index.segments {
             let left = segment.next.saturating_sub((*first).max(self.next));
             let read = self.file.as_ref().filter(|reading| reading.segment == *first);
-            let read = read.map_or(0, |reading| reading.offset + reading.at as u64);
-            records += left;
-            bytes += if left > 0 { segment.bytes.saturating_sub(read) } else { 0 };
+            let read = read.map_or((0, 0), |reading| (reading.length, reading.place()));
+            traces += left;
+            if left > 0 {
+                // Packed they are fewer, which is all that is known of what another process left.
+                let packed = segment.bytes.saturating_sub(read.1);
+                bytes += segment.length.saturating_sub(read.0).max(packed);
+            }
         }
-        let held = self.held.as_ref().map_or(0, |part| part.body.len() as u64);
-        (records + u64::from(self.held.is_some()), bytes + held)
+        let held = self.held.iter().map(|part| part.length() as u64).sum::<u64>();
+        (traces + self.held.iter().map(Part::traces).sum::<u64>(), bytes + held)
     }
 
-    /// Takes what comes next, at most so many records and, with more than one, bytes. `None` where
+    /// Takes what comes next, at most so many traces and, with more than one, bytes. `None` where
     /// nothing waits.
     ///
     /// # Errors
     /// A segment could not be read; trying again tries the same place.
-    pub fn take(&mut self, most: usize, most_bytes: usize) -> io::Result<Option<Lot>> {
-        let from = self.held.as_ref().map_or(self.next, |part| part.number);
-        let (mut parts, mut bytes) = (Vec::new(), 0);
-        while parts.len() < most {
-            let part = match self.held.take().map_or_else(|| self.record(), |part| Ok(Some(part))) {
+    pub fn take(&mut self, most: u64, most_bytes: usize) -> io::Result<Option<Lot>> {
+        let from = self.held.front().map_or(self.next, Part::number);
+        let (mut parts, mut traces, mut bytes) = (Vec::new(), 0, 0);
+        while traces < most {
+            let part = match self.part() {
                 Ok(Some(part)) => part,
                 Err(error) if parts.is_empty() => return Err(error),
                 // An error comes again once these are on their way.
                 Ok(None) | Err(_) => break,
             };
-            if !parts.is_empty() && bytes + part.body.len() > most_bytes {
-                self.held = Some(part);
+            let is_too_much = traces + part.traces() > most || bytes + part.length() > most_bytes;
+            if is_too_much && !parts.is_empty() {
+                self.held.push_front(part);
                 break;
             }
-            bytes += part.body.len();
+            if is_too_much && part.traces() > 1 {
+                self.hold(&part, |_| true);
+                continue;
+            }
+            (traces, bytes) = (traces + part.traces(), bytes + part.length());
             parts.push(part);
         }
-        let to = self.held.as_ref().map_or(self.next, |part| part.number);
+        let to = self.held.front().map_or(self.next, Part::number);
         let lost = std::mem::take(&mut self.lost);
         if parts.is_empty() && lost == 0 {
             return Ok(None);
         }
-        let first = parts.first().map(|part| (part.number, part.finished_ms));
+        let first = parts.first().map(|part| (part.number(), part.head.finished_ms));
         let from = self.spool.claim(from, to, first);
         // Dropped, and counted, while they were read.
-        parts.retain(|part| part.number >= from);
+        parts.retain(|part| part.number() >= from);
         Ok(Some(Lot { from, to, parts, lost }))
+    }
+
+    /// What comes next.
+    fn part(&mut self) -> io::Result<Option<Part>> {
+        loop {
+            if let Some(held) = self.held.pop_front() {
+                return Ok(Some(held));
+            }
+            let Some(part) = self.record()? else { return Ok(None) };
+            let undone = self.before.undone(part.number(), part.head.end());
+            if undone == part.traces() {
+                return Ok(Some(part));
+            }
+            if undone == 0 {
+                continue;
+            }
+            // One of its traces was refused alone.
+            let before = self.before.clone();
+            self.hold(&part, |single| !before.is_done(single.number()));
+        }
+    }
+
+    /// The next lots take the traces of this part one by one, as far as they are wanted.
+    fn hold(&mut self, part: &Part, is_wanted: impl Fn(&Part) -> bool) {
+        let Some(singles) = part.singles() else {
+            self.lost += part.traces();
+            return;
+        };
+        for single in singles.into_iter().filter(is_wanted).rev() {
+            self.held.push_front(single);
+        }
     }
 
     /// Gives up the rest of the segment that cannot be read.
@@ -138,17 +230,11 @@ impl Cursor {
         found.map(|(first, segment)| (*first, segment.clone()))
     }
 
-    /// The next record, if it is in the window: found without a look at the spool.
-    fn at_hand(&mut self) -> Option<Part> {
-        let number = self.next;
-        let reading = self.file.as_mut().filter(|_| !self.before.is_done(number))?;
-        let (finished_ms, body) = reading.at_hand(number)?;
-        self.next = number.saturating_add(1);
-        Some(Part { number, finished_ms, body })
-    }
-
+    /// The next record, also where all in it is done with.
     fn record(&mut self) -> io::Result<Option<Part>> {
-        if let Some(part) = self.at_hand() {
+        // In the window mostly: found without a look at the spool.
+        if let Some(part) = self.file.as_mut().and_then(|reading| reading.at_hand(self.next)) {
+            self.next = part.head.end();
             return Ok(Some(part));
         }
         while let Some((first, segment)) = self.segment() {
@@ -161,18 +247,14 @@ impl Cursor {
                 }
                 continue;
             };
-            while let Some((number, finished_ms, body)) =
-                reading.record(&self.spool, segment.bytes)?
-            {
-                if number < self.next {
+            while let Some(part) = reading.record(&self.spool, segment.bytes)? {
+                if part.head.end() <= self.next {
                     continue;
                 }
-                self.lost += number - self.next;
-                self.next = number.saturating_add(1);
-                if !self.before.is_done(number) {
-                    self.file = Some(reading);
-                    return Ok(Some(Part { number, finished_ms, body }));
-                }
+                self.lost += part.number().saturating_sub(self.next);
+                self.next = part.head.end();
+                self.file = Some(reading);
+                return Ok(Some(part));
             }
             if segment.is_growing {
                 self.file = Some(reading);
@@ -212,7 +294,13 @@ impl Cursor {
 impl Reading {
     fn open(segment: u64, named: &Segment) -> io::Result<Self> {
         let file = File::open(&named.path)?;
-        Ok(Self { segment, file, offset: 0, window: Bytes::new(), is_memory: false, at: 0 })
+        let (window, is_memory) = (Bytes::new(), false);
+        Ok(Self { segment, file, offset: 0, window, is_memory, at: 0, length: 0 })
+    }
+
+    /// Where it is in the file.
+    const fn place(&self) -> u64 {
+        self.offset + self.at as u64
     }
 
     /// What stands here of the window.
@@ -221,34 +309,41 @@ impl Reading {
         if self.is_memory { record::step_in_memory(seen, left) } else { record::step(seen, left) }
     }
 
-    /// The record that stands here, whole, if it is the one with this number.
-    fn at_hand(&mut self, number: u64) -> Option<(u64, Bytes)> {
+    /// The record that stands here, whole, if it begins with this number.
+    fn at_hand(&mut self, number: u64) -> Option<Part> {
         match self.step(self.window.len().saturating_sub(self.at) as u64) {
-            Step::Record(record, taken) if record.number == number => {
-                let found = (record.finished_ms, self.window.slice_ref(record.body));
-                self.at += taken;
-                Some(found)
+            Step::Record(record, taken) if record.head.number == number => {
+                let part = self.part(record);
+                Some(self.pass(part, taken))
             }
             Step::Record(..) | Step::Skip(_) | Step::More(_) | Step::End => None,
         }
     }
 
     /// The next intact record of the first `bytes` of the file.
-    fn record(&mut self, spool: &Spool, bytes: u64) -> io::Result<Option<(u64, u64, Bytes)>> {
+    fn record(&mut self, spool: &Spool, bytes: u64) -> io::Result<Option<Part>> {
         loop {
-            let here = self.offset + self.at as u64;
-            match self.step(bytes.saturating_sub(here)) {
+            match self.step(bytes.saturating_sub(self.place())) {
                 Step::Record(record, taken) => {
-                    let body = self.window.slice_ref(record.body);
-                    let found = (record.number, record.finished_ms, body);
-                    self.at += taken;
-                    return Ok(Some(found));
+                    let part = self.part(record);
+                    return Ok(Some(self.pass(part, taken)));
                 }
                 Step::Skip(skipped) => self.at += skipped,
                 Step::More(wanted) => self.fill(spool, wanted, bytes)?,
                 Step::End => return Ok(None),
             }
         }
+    }
+
+    fn part(&self, record: Record<'_>) -> Part {
+        Part { head: record.head, packed: self.window.slice_ref(record.body) }
+    }
+
+    /// Goes on behind a record of so many bytes.
+    fn pass(&mut self, part: Part, taken: usize) -> Part {
+        self.at += taken;
+        self.length += part.length() as u64;
+        part
     }
 
     /// Sees at least `wanted` bytes from here, of which there are so many.

@@ -2,33 +2,50 @@
 //!
 //! ```text
 //! mark (4) │ length of the body (4) │ CRC-32 of all that follows and the length (4)
-//! number (8) │ finished, ms since 1970 (8) │ body
+//! number of the first trace (8) │ finished, ms since 1970 (8)
+//! traces (4) │ their bytes (4) │ CRC-32 of these (4) │ body: the traces, packed
 //! ```
 //!
-//! Integers are little-endian. The mark holds 0xFF and 0xFE, which no UTF-8 text has, so a search
-//! for it never stops inside a body: after damage reading goes on at the next intact record.
+//! Integers are little-endian. After damage reading goes on at the next mark that a sum agrees with.
 
+use super::pack::{Contents, MAX_TRACE};
 use memchr::memmem;
 use std::io::Write as _;
 
 /// What every record begins with.
-const MARK: [u8; 4] = [0xFF, b'c', b'q', 0xFE];
+const MARK: [u8; 4] = [0xFF, b'c', b'z', 0xFE];
 /// Bytes before the body.
-pub const HEADER: usize = 28;
+pub const HEADER: usize = 40;
 /// Those of them before what is summed up.
 const UNSUMMED: usize = 12;
-/// A longer body is damage: fields are cut long before (`langfuse.max_field`).
-pub const MAX_BODY: usize = 256 << 20;
+/// A longer body is damage: no trace is as long.
+const MAX_BODY: usize = MAX_TRACE + (1 << 20);
 
 /// One intact record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Its number in the spool; numbers rise, those of one segment without gaps.
-    pub number: u64,
-    /// When the call finished, in milliseconds since 1970.
-    pub finished_ms: u64,
+    /// Which traces it holds.
+    pub head: Head,
     /// What was written.
     pub body: &'a [u8],
+}
+
+/// What is said of a record beside its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Number of its first trace in the spool; numbers rise, those of one segment without gaps.
+    pub number: u64,
+    /// When the first of the calls finished, in milliseconds since 1970.
+    pub finished_ms: u64,
+    /// What is packed into it.
+    pub contents: Contents,
+}
+
+impl Head {
+    /// One above the number of its last trace.
+    pub fn end(&self) -> u64 {
+        self.number.saturating_add(u64::from(self.contents.traces))
+    }
 }
 
 /// What stands at the beginning of some bytes of a segment.
@@ -48,11 +65,11 @@ pub enum Step<'a> {
 pub const BLANK: [u8; HEADER] = [0; HEADER];
 
 /// Fills in the header of a record whose body stands after [`BLANK`].
-pub fn seal(record: &mut [u8], number: u64, finished_ms: u64) {
+pub fn seal(record: &mut [u8], head: &Head) {
     let Some((header, rest)) = record.split_first_chunk_mut::<UNSUMMED>() else { return };
     let length = rest.len().saturating_sub(HEADER - UNSUMMED);
     let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
-    put(rest, &[&number.to_le_bytes(), &finished_ms.to_le_bytes()]);
+    put(rest, &[&head.fields()]);
     let sum = checksum(&[&length, rest]).to_le_bytes();
     put(header, &[&MARK, &length, &sum]);
 }
@@ -92,44 +109,67 @@ fn step_by(bytes: &[u8], left: u64, is_intact: impl Fn(&Header, &[u8]) -> bool) 
     if !is_intact(&header, body) {
         return skip(bytes, left);
     }
-    let record = Record { number: header.number, finished_ms: header.finished_ms, body };
-    Step::Record(record, HEADER + header.length)
+    Step::Record(Record { head: header.head, body }, HEADER + header.length)
 }
 
-/// Number, end of the call and length in all of the record that a header belongs to, unchecked.
-pub fn peek(header: &[u8; HEADER]) -> Option<(u64, u64, usize)> {
+/// What a header says of its record, and the length of that in all, unchecked.
+pub fn peek(header: &[u8; HEADER]) -> Option<(Head, usize)> {
     let header = Header::read(header)?;
-    Some((header.number, header.finished_ms, HEADER + header.length))
+    Some((header.head, HEADER + header.length))
+}
+
+impl Head {
+    /// As it stands in a header.
+    fn fields(&self) -> [u8; HEADER - UNSUMMED] {
+        let Contents { traces, length, sum } = self.contents;
+        let mut fields = [0; HEADER - UNSUMMED];
+        put(
+            &mut fields,
+            &[
+                &self.number.to_le_bytes(),
+                &self.finished_ms.to_le_bytes(),
+                &traces.to_le_bytes(),
+                &length.to_le_bytes(),
+                &sum.to_le_bytes(),
+            ],
+        );
+        fields
+    }
 }
 
 struct Header {
     length: usize,
     sum: u32,
-    number: u64,
-    finished_ms: u64,
+    head: Head,
 }
 
 impl Header {
     /// `None` where there is no mark.
     fn read(bytes: &[u8; HEADER]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&MARK)?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let (sum, rest) = rest.split_first_chunk()?;
-        let (number, rest) = rest.split_first_chunk()?;
-        let (finished, _) = rest.split_first_chunk()?;
-        Some(Self {
-            length: u32::from_le_bytes(*length) as usize,
-            sum: u32::from_le_bytes(*sum),
-            number: u64::from_le_bytes(*number),
-            finished_ms: u64::from_le_bytes(*finished),
-        })
+        let mut rest = bytes.strip_prefix(&MARK)?;
+        let (length, sum) = (word(&mut rest)?, word(&mut rest)?);
+        let (number, finished_ms) = (long(&mut rest)?, long(&mut rest)?);
+        let (traces, plain) = (word(&mut rest)?, word(&mut rest)?);
+        let contents = Contents { traces, length: plain, sum: word(&mut rest)? };
+        Some(Self { length: length as usize, sum, head: Head { number, finished_ms, contents } })
     }
 
     fn is_sum_of(&self, body: &[u8]) -> bool {
         let length = u32::try_from(self.length).unwrap_or(u32::MAX).to_le_bytes();
-        let (number, finished) = (self.number.to_le_bytes(), self.finished_ms.to_le_bytes());
-        self.sum == checksum(&[&length, &number, &finished, body])
+        self.sum == checksum(&[&length, &self.head.fields(), body])
     }
+}
+
+fn word(bytes: &mut &[u8]) -> Option<u32> {
+    let (word, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(u32::from_le_bytes(*word))
+}
+
+fn long(bytes: &mut &[u8]) -> Option<u64> {
+    let (long, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(u64::from_le_bytes(*long))
 }
 
 fn checksum(pieces: &[&[u8]]) -> u32 {
@@ -163,7 +203,8 @@ mod tests {
             let start = bytes.len();
             bytes.extend_from_slice(&BLANK);
             bytes.extend_from_slice(body);
-            seal(&mut bytes[start..], number, 1_000 + number);
+            let contents = Contents { traces: 1, length: 7, sum: 9 };
+            seal(&mut bytes[start..], &Head { number, finished_ms: 1_000 + number, contents });
         }
         bytes
     }
@@ -175,7 +216,7 @@ mod tests {
             let rest = &bytes[at..];
             match step(&rest[..wanted.min(rest.len())], rest.len() as u64) {
                 Step::Record(record, taken) => {
-                    found.push((record.number, record.body.to_vec()));
+                    found.push((record.head.number, record.body.to_vec()));
                     (at, wanted) = (at + taken, window);
                 }
                 Step::Skip(skipped) => {
