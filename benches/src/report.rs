@@ -66,7 +66,7 @@ const ROWS: &[(&str, &str, Aim, Figure)] = {
         ("CPU of one of 5,000 a second", "µs", Factor(1.2), Middle("turn", CALL)),
         ("calls a second on one core", "", Share(0.85), Highest("cpu_call", "/calls_per_second")),
         ("CPU of a paced chunk", "µs", Factor(1.1), Middle("turn_paced", CHUNK)),
-        ("CPU of a chunk in a burst", "µs", Factor(1.1), Middle("set_burst", CHUNK)),
+        ("CPU of a chunk in a burst", "µs", Factor(1.1), Middle("turn_burst", CHUNK)),
         ("latency over direct, p50", "µs", Extra(40.0), OverDirect("call", "/p50_us", 1.0)),
         ("latency over direct, p99", "µs", Extra(100.0), OverDirect("call", "/p99_us", 1.0)),
         (
@@ -114,24 +114,25 @@ const ADDED: &[Added] = {
         let aim = (20.0, "µs");
         Added { than: "traced", ..added(("away", work), aim, figure) }
     }
-    const CALL: (&str, &str) = ("turn", "/cpu_us_per_call");
+    const CALL: &str = "/cpu_us_per_call";
+    const CHUNK: &str = "/cpu_us_per_chunk";
     const P50: (&str, &str) = ("turn_call", "/p50_us");
     const P99: (&str, &str) = ("turn_call", "/p99_us");
     &[
-        added(("limited", "all limits: CPU of a 1 KB chat call"), (5.0, "µs"), CALL),
-        added(("crowded", "100,000 keys: CPU of a call"), (1.0, "µs"), CALL),
+        added(("limited", "all limits: CPU of a 1 KB chat call"), (5.0, "µs"), ("beside_limited", CALL)),
+        added(("crowded", "100,000 keys: CPU of a call"), (1.0, "µs"), ("beside_crowded", CALL)),
         added(("shared", "limits in Redis: latency, p50"), (1000.0, "µs"), P50),
         added(("shared", "limits in Redis: latency, p99"), (1000.0, "µs"), P99),
-        added(("traced", "tracing: CPU of a 1 KB chat call"), (10.0, "µs"), CALL),
+        added(("traced", "tracing: CPU of a 1 KB chat call"), (10.0, "µs"), ("beside_traced", CALL)),
         added(
             ("traced", "tracing: CPU of a paced chunk"),
             (1.0, "µs"),
-            ("turn_paced", "/cpu_us_per_chunk"),
+            ("beside_traced_paced", CHUNK),
         ),
         added(
             ("traced", "tracing: CPU of a chunk in a burst"),
             (1.0, "µs"),
-            ("set_burst", "/cpu_us_per_chunk"),
+            ("beside_traced_burst", CHUNK),
         ),
         added(("traced", "tracing: latency, p50"), (20.0, "µs"), P50),
         added(
@@ -352,18 +353,19 @@ mod tests {
                 let cpu = cpu + f64::from(turn);
                 let _ = writeln!(
                     lines,
-                    r#"{{"set":{set},"who":"{who}","what":"turn","figures":{{"cpu_us_per_call":{cpu}}}}}"#
+                    r#"{{"set":{set},"who":"{who}","what":"beside_limited","figures":{{"cpu_us_per_call":{cpu}}}}}"#
                 );
             }
         }
         let results = Results::parse(&lines).unwrap();
-        let more = results.more("limited", "cirque", ("turn", "/cpu_us_per_call")).unwrap();
+        let figure = ("beside_limited", "/cpu_us_per_call");
+        let more = results.more("limited", "cirque", figure).unwrap();
         assert!((more.mean - 4.25).abs() < 1e-6, "{more:?}");
         // A spread of 0.129 over the root of 4, by 3.18.
         assert!(more.error.is_some_and(|error| (error - 0.205).abs() < 1e-3), "{more:?}");
         let met = [5.0, 4.3, 4.0].map(|most| more.is_at_most(most));
         assert_eq!(met, ["yes", "not shown", "no"]);
-        assert_eq!(results.more("traced", "cirque", ("turn", "/cpu_us_per_call")), None);
+        assert_eq!(results.more("traced", "cirque", figure), None);
         assert!(results.table().contains("| all limits: CPU of a 1 KB chat call | 4.2 ± 0.2 µs |"));
     }
 

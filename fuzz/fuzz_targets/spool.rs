@@ -40,7 +40,7 @@ fn segment(text: &str, length: usize) -> (Vec<u8>, Vec<usize>) {
         let start = bytes.len();
         bytes.extend_from_slice(&BLANK);
         bytes.extend_from_slice(body.iter().collect::<String>().as_bytes());
-        let contents = Contents::default();
+        let contents = Contents { traces: 1, ..Contents::default() };
         seal(&mut bytes[start..], &Head { number, finished_ms: number * 1_000, contents });
         ends.push(bytes.len());
     }

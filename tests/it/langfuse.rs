@@ -167,11 +167,12 @@ async fn ten_thousand_calls_around_a_crash_wait_for_a_langfuse_that_is_away() {
 
 #[tokio::test]
 async fn two_exports_at_most_are_under_way() {
-    // Of 512 each.
     const EXPORTS: usize = 6;
+    // Each has 512 at least, and whole records.
+    const CALLS: usize = EXPORTS * 640;
     let (_origin, port, config, gateway) = started_without().await;
-    calls(&gateway, EXPORTS * 512).await;
-    told(&gateway, "the backlog", |status| status["backlog"] == EXPORTS * 512).await;
+    calls(&gateway, CALLS).await;
+    told(&gateway, "the backlog", |status| status["backlog"] == CALLS).await;
     let folder = gateway.process.kill();
     let (langfuse, gates) = (Langfuse::at(port), [(); EXPORTS].map(|()| Gate::new()));
     for gate in &gates {
@@ -179,17 +180,17 @@ async fn two_exports_at_most_are_under_way() {
     }
     let gateway = Gateway::start_in(folder, &config).await;
     for (done, gate) in gates.iter().enumerate() {
-        let most = EXPORTS.min(done + 2);
-        let has_come = || async { (langfuse.arrived() >= most).then_some(()) };
-        eventually(&format!("export {most}"), has_come).await;
+        let least = EXPORTS.min(done + 2);
+        let has_come = || async { (langfuse.arrived() >= least).then_some(()) };
+        eventually(&format!("export {least}"), has_come).await;
         // A third would be there by now.
         for _ in 0..5 {
             gateway.status().await;
         }
-        assert_eq!(langfuse.arrived(), most);
+        assert!(langfuse.arrived() <= done + 2);
         gate.open();
     }
-    langfuse.has(EXPORTS * 512).await;
+    langfuse.has(CALLS).await;
 }
 
 #[tokio::test]
@@ -217,8 +218,8 @@ async fn killing_the_process_while_it_delivers_repeats_at_most_what_was_under_wa
     let gateway = Gateway::start_in(gateway.process.kill(), &config).await;
     told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
     assert_eq!(langfuse.traces().len(), CALLS);
-    // Two exports of 512.
-    assert!(langfuse.repeated() <= 1_024, "{}", langfuse.repeated());
+    // Two exports of 512 and a record.
+    assert!(langfuse.repeated() <= 1_280, "{}", langfuse.repeated());
     assert_eq!(gateway.status().await["langfuse"]["dropped"], 0);
 }
 

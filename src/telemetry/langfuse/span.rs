@@ -6,7 +6,6 @@ use super::secrets::Striker;
 use crate::ids::{SpanId, TraceId};
 use crate::protocol::tap::MAX_WORD;
 use itoa::Buffer;
-use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longest short attribute, in characters: Langfuse's SDKs drop longer ones (LANGFUSE section 2).
@@ -250,7 +249,7 @@ impl<'o, 's> Span<'o, 's> {
 
     fn float(&mut self, number: f64) {
         // Writing into memory does not fail.
-        drop(write!(self.out, "{number:?}"));
+        drop(serde_json::to_writer(&mut *self.out, &number));
     }
 
     fn raw(&mut self, json: &[u8]) {

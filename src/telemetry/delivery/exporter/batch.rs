@@ -40,20 +40,20 @@ impl Batch {
         self.lot.parts.first().map_or(self.lot.from, Part::number)
     }
 
-    /// The same as two; as one where there is nothing to divide.
-    ///
-    /// # Errors
-    /// All of it, where its traces are damaged.
-    pub(super) fn halves(self) -> Result<Vec<Self>, Self> {
-        let singles: Option<Vec<Vec<Part>>> = self.lot.parts.iter().map(Part::singles).collect();
-        let Some(singles) = singles else { return Err(self) };
-        let mut parts = singles.concat();
+    /// The same as two; as one where there is nothing to divide. And how many traces are lost by it, since
+    /// they are damaged.
+    pub(super) fn halves(self) -> (Vec<Self>, u64) {
+        let (all, mut packer) = (self.traces(), Packer::default());
+        let singles = self.lot.parts.iter().filter_map(|part| part.singles(&mut packer));
+        let mut parts: Vec<Part> = singles.flatten().collect();
+        let damaged = all - parts.len() as u64;
         let Lot { from, to, lost, .. } = self.lot;
         let second = parts.split_off(parts.len() / 2);
         let middle = second.first().map_or(to, Part::number);
         let lot = |from, to, parts: Vec<Part>| Lot { from, to, parts, lost };
         let both = [lot(from, middle, parts), lot(middle, to, second)];
-        Ok(both.into_iter().filter(|lot| lot.from < lot.to).map(Self::new).collect())
+        let halves = both.into_iter().filter(|lot| lot.from < lot.to).map(Self::new).collect();
+        (halves, damaged)
     }
 
     /// The same with its long texts cut; shorter each time, and `None` where nothing is left to cut.
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn halves_cover_the_same_stretch_and_gaps_belong_to_one_of_them() {
-        let halves = Batch::new(lot(&[3, 4, 7, 9], (2, 12))).halves().unwrap();
+        let halves = Batch::new(lot(&[3, 4, 7, 9], (2, 12))).halves().0;
         let told: Vec<_> = halves.iter().map(|half| (half.range(), half.traces())).collect();
         assert_eq!(told, [((2, 7), 2), ((7, 12), 2)]);
         assert_eq!((halves[0].first(), halves[1].first()), (3, 7));

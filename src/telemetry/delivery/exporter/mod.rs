@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Most traces of one export. With two exports under way, 100 ms of network carry 10,000 a second.
+/// Traces that fill an export: with two under way, 100 ms of network carry 10,000 a second.
 const MOST_TRACES: u64 = 512;
 /// Most bytes of one export, uncompressed; a larger trace goes alone. Langfuse's cloud takes 5 MB.
 const MOST_BYTES: usize = 2 << 20;
@@ -173,7 +173,7 @@ impl Exporter {
     /// A new batch from the spool, once it is full or traces have gathered for long enough.
     fn next(&mut self, now: Instant) -> Option<Batch> {
         let (traces, bytes) = self.cursor.waiting();
-        if traces == 0 {
+        if traces == 0 && !self.cursor.has_lost() {
             self.gathering = None;
             return None;
         }
@@ -284,7 +284,7 @@ impl Exporter {
         let (lost, again) = self.aside.judge(batch);
         self.is_rewinding |= again;
         for refused in lost {
-            self.give_up(refused.range, 1, refused.reason);
+            self.give_up(refused.range, refused.reason);
         }
     }
 
@@ -311,7 +311,7 @@ impl Exporter {
 
     fn put_aside(&mut self, batch: &Batch, reason: Reason, now: Instant) {
         if let Some(oldest) = self.aside.put(batch, reason) {
-            self.give_up(oldest.range, 1, oldest.reason);
+            self.give_up(oldest.range, oldest.reason);
         }
         if self.aside.is_suspicious() {
             self.pace.refused(now);
@@ -319,15 +319,14 @@ impl Exporter {
     }
 
     fn split(&mut self, batch: Batch) {
-        match batch.halves() {
-            Ok(halves) => halves.into_iter().rev().for_each(|half| self.again.push_front(half)),
-            Err(damaged) => self.give_up(damaged.range(), damaged.traces(), Reason::Damage),
-        }
+        let (halves, damaged) = batch.halves();
+        self.outlet.state.add_dropped(Reason::Damage, damaged);
+        halves.into_iter().rev().for_each(|half| self.again.push_front(half));
     }
 
-    /// So many traces are lost.
-    fn give_up(&mut self, range: (u64, u64), traces: u64, reason: Reason) {
-        self.outlet.state.add_dropped(reason, traces);
+    /// One trace is lost.
+    fn give_up(&mut self, range: (u64, u64), reason: Reason) {
+        self.outlet.state.add_dropped(reason, 1);
         self.settle(range);
     }
 

@@ -15,6 +15,8 @@ enum Act {
     Settle(prop::sample::Index),
     /// Ends all of its traces but the first, one by one: that one is refused.
     Refuse(prop::sample::Index),
+    /// Reads anew what is not done with.
+    Rewind,
     Crash,
     Restart,
 }
@@ -25,6 +27,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => (1_u64..6).prop_map(Act::Take),
         3 => any::<prop::sample::Index>().prop_map(Act::Settle),
         1 => any::<prop::sample::Index>().prop_map(Act::Refuse),
+        1 => Just(Act::Rewind),
         1 => Just(Act::Crash),
         1 => Just(Act::Restart),
     ];
@@ -68,6 +71,10 @@ proptest! {
                     }
                 }
                 Act::Settle(_) | Act::Refuse(_) => {}
+                Act::Rewind => {
+                    lots.clear();
+                    cursor = process.cursor();
+                }
                 Act::Crash | Act::Restart => {
                     lots.clear();
                     drop(cursor);

@@ -278,6 +278,10 @@ impl Appender {
             drop(unsynced);
             self.commit(&active, count);
         }
+        if outcome.is_err() {
+            // Whole records of what it left would be read at a restart, under numbers that others get.
+            drop(active.file.set_len(active.bytes));
+        }
         self.active = Some(active);
         outcome
     }
@@ -375,6 +379,7 @@ impl Appender {
 
     /// Lets others know how much waits in memory for a disk that does not take it.
     pub fn tell(&mut self) {
+        self.end_record();
         let is_waiting = !self.waiting.is_empty();
         if is_waiting || self.has_told {
             let mut index = self.spool.lock_index();

@@ -1,8 +1,8 @@
-//! A spool whose folder or disk fails: what is kept, what goes first, and how it recovers.
+//! A spool whose folder or disk fails, or what is on it: what is kept, what goes first, and how it recovers.
 
 use super::append::{Appender, Flushed};
 use super::read::Cursor;
-use super::tests::{Process, ROOMY, deliver, noise, texts};
+use super::tests::{Process, ROOMY, deliver, noise, segments, texts};
 use super::*;
 use tempfile::TempDir;
 
@@ -36,6 +36,11 @@ fn a_folder_that_cannot_be_written_keeps_what_comes_until_it_can() {
     let kept = 40 - flushed.overflown;
     assert!((16..=18).contains(&kept), "{kept}");
     appender.tell();
+    assert_eq!((spool.holds().records, spool.holds().unwritten), (kept, kept));
+    // Also what nobody has tried to write yet.
+    appender.take(0, b"one more", &mut flushed);
+    appender.tell();
+    let kept = kept + 1;
     assert_eq!((spool.holds().records, spool.holds().unwritten), (kept, kept));
     assert_eq!(spool.holds().oldest_ms, Some(0));
     fs::remove_file(&path).unwrap();
@@ -98,4 +103,66 @@ fn on_a_full_disk_the_oldest_go_first_and_what_is_delivered_makes_room() {
     }
     assert_eq!(numbers, (lost..RECORDS).collect::<Vec<_>>());
     assert_eq!(process.spool.holds().records, 0);
+}
+
+#[test]
+fn a_torn_tail_is_skipped_and_damage_in_the_middle_is_counted() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    for n in 0..6 {
+        process.write(&format!("record {n}"));
+    }
+    drop(process);
+    let path = segments(folder.path()).remove(0);
+    let mut bytes = fs::read(&path).unwrap();
+    let length = bytes.len() / 6;
+    bytes[length * 2 + 30] ^= 1;
+    bytes.truncate(length * 6 - 3);
+    fs::write(&path, bytes).unwrap();
+
+    let again = Process::start(folder.path(), ROOMY);
+    let (all, lost) = deliver(&again, &mut again.cursor());
+    let expected = [0, 1, 3, 4].map(|n| format!("record {n}"));
+    assert_eq!((all, lost), (expected.to_vec(), 1));
+    assert_eq!(again.spool.holds().records, 0);
+}
+
+#[test]
+fn of_a_damaged_record_what_was_delivered_before_is_not_lost() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    for text in ["refused", "b", "c"] {
+        process.appender.take(0, text.as_bytes(), &mut Flushed::default());
+    }
+    process.flush();
+    process.write("d");
+    process.spool.settle(1, 3).unwrap();
+    drop(process); // no close: as kill -9 leaves it
+    let path = segments(folder.path()).remove(0);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[record::HEADER] ^= 1;
+    fs::write(&path, bytes).unwrap();
+
+    let again = Process::start(folder.path(), ROOMY);
+    assert_eq!(deliver(&again, &mut again.cursor()), (vec!["d".into()], 1));
+    assert_eq!(again.spool.holds().records, 0);
+}
+
+#[test]
+fn what_cannot_be_read_is_lost_once_and_done_with() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    let mut cursor = process.cursor();
+    process.write("a");
+    process.write("b");
+    cursor.skip_segment();
+    assert!(cursor.has_lost());
+    let lot = cursor.take(9, 1 << 20).unwrap().unwrap();
+    assert_eq!((lot.from, lot.to, lot.lost, lot.parts.len()), (0, 2, 2, 0));
+    process.spool.settle(lot.from, lot.to).unwrap();
+    process.write("c");
+    cursor.skip_segment();
+    process.write("d");
+    assert_eq!(deliver(&process, &mut cursor), (vec!["d".into()], 1));
+    assert_eq!(process.spool.holds().records, 0, "so that its segment is deleted");
 }

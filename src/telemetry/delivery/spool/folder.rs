@@ -3,7 +3,7 @@
 //! ```text
 //! lock                                                       held by the process that delivers
 //! position                                                   how far it is
-//! 00000000000000000000-00000000000000000420.spool            records 0 to 420, not 420 itself
+//! 00000000000000000000-00000000000000000420.spool            traces 0 to 420, not 420 itself
 //! 00000000000000000420.open                                  being written, locked by its writer
 //! ```
 

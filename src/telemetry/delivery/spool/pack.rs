@@ -11,10 +11,14 @@ use memchr::memmem;
 /// Between two traces. A line never ends within one: in JSON texts that is an escape.
 pub const BETWEEN: &[u8] = b",\n";
 /// A longer trace is left out, in bytes: fields are cut long before (`langfuse.max_field`).
-pub const MAX_TRACE: usize = 256 << 20;
-/// Bounds of one record: what a destination refuses is taken apart again.
+const MAX_TRACE: usize = 256 << 20;
+/// A record that holds more is damage, in bytes.
+pub const MAX_LENGTH: usize = MAX_TRACE + MOST_BYTES as usize;
+/// And so is a longer one: text of other scripts that never repeats grows by an eighth at the fastest level.
+pub const MAX_PACKED: usize = MAX_LENGTH / 8 * 9 + (1 << 20);
+/// Bounds of one record: what a destination refuses is taken apart again, and several fill an export.
 const MOST_TRACES: u32 = 128;
-const MOST_BYTES: u32 = 512 << 10;
+const MOST_BYTES: u32 = 448 << 10;
 /// Short traces are gathered to so many bytes and then compressed, while they are in the cache.
 const AT_ONCE: usize = 16 << 10;
 /// Room for that which is kept, in bytes.
@@ -77,7 +81,9 @@ impl Packer {
         if !self.is_empty() {
             self.plain.extend_from_slice(BETWEEN);
         }
+        let begun = self.plain.len();
         let is_one = write(&mut self.plain);
+        debug_assert!(self.plain.get(begun..).and_then(|new| memmem::find(new, BETWEEN)).is_none());
         let length = self.plain.len() - start;
         let Some(length) = u32::try_from(length).ok().filter(|_| is_one && length <= MAX_TRACE)
         else {

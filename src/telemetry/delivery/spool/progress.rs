@@ -1,4 +1,4 @@
-//! Which records of a spool are done with, which are on their way, and which still wait.
+//! Which traces of a spool are done with, which are on their way, and which still wait.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

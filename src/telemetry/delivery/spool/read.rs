@@ -55,11 +55,13 @@ impl Part {
     }
 
     /// The same traces, each alone; `None` where they are damaged.
-    pub fn singles(&self) -> Option<Vec<Self>> {
+    pub fn singles(&self, packer: &mut Packer) -> Option<Vec<Self>> {
         let Head { number, finished_ms, contents: Contents { traces, .. } } = self.head;
+        if traces == 1 {
+            return Some(vec![self.clone()]);
+        }
         let plain = self.plain()?;
-        let mut packer = Packer::default();
-        let one = |(number, trace)| Self::one(&mut packer, (number, finished_ms), trace);
+        let one = |(number, trace)| Self::one(packer, (number, finished_ms), trace);
         let singles: Vec<Self> = (number..).zip(pack::each(&plain)).map(one).collect();
         (singles.len() == traces as usize).then_some(singles)
     }
@@ -83,7 +85,9 @@ pub struct Cursor {
     spool: Arc<Spool>,
     /// What an earlier process had done.
     before: Progress,
-    /// Next number wanted.
+    /// One above the last number that a lot has taken.
+    taken: u64,
+    /// Next number to be read.
     next: u64,
     file: Option<Reading>,
     /// Read, and too much for the lot they were read for.
@@ -114,6 +118,7 @@ impl Cursor {
             index.lock.as_ref().map(|_| index.progress.clone())?
         };
         Some(Self {
+            taken: before.upto(),
             next: before.upto(),
             before,
             spool,
@@ -142,13 +147,17 @@ impl Cursor {
         (traces + self.held.iter().map(Part::traces).sum::<u64>(), bytes + held)
     }
 
-    /// Takes what comes next, at most so many traces and, with more than one, bytes. `None` where
-    /// nothing waits.
+    /// Whether there is a loss that no lot has told.
+    pub const fn has_lost(&self) -> bool {
+        self.lost > 0
+    }
+
+    /// Takes what comes next: whole records until there are as many traces, unless the first has more, and at
+    /// most so many bytes, unless one trace has more. `None` where nothing waits.
     ///
     /// # Errors
     /// A segment could not be read; trying again tries the same place.
     pub fn take(&mut self, most: u64, most_bytes: usize) -> io::Result<Option<Lot>> {
-        let from = self.held.front().map_or(self.next, Part::number);
         let (mut parts, mut traces, mut bytes) = (Vec::new(), 0, 0);
         while traces < most {
             let part = match self.part() {
@@ -157,7 +166,7 @@ impl Cursor {
                 // An error comes again once these are on their way.
                 Ok(None) | Err(_) => break,
             };
-            let is_too_much = traces + part.traces() > most || bytes + part.length() > most_bytes;
+            let is_too_much = part.traces() > most || bytes + part.length() > most_bytes;
             if is_too_much && !parts.is_empty() {
                 self.held.push_front(part);
                 break;
@@ -174,6 +183,7 @@ impl Cursor {
         if parts.is_empty() && lost == 0 {
             return Ok(None);
         }
+        let from = std::mem::replace(&mut self.taken, to);
         let first = parts.first().map(|part| (part.number(), part.head.finished_ms));
         let from = self.spool.claim(from, to, first);
         // Dropped, and counted, while they were read.
@@ -203,8 +213,8 @@ impl Cursor {
 
     /// The next lots take the traces of this part one by one, as far as they are wanted.
     fn hold(&mut self, part: &Part, is_wanted: impl Fn(&Part) -> bool) {
-        let Some(singles) = part.singles() else {
-            self.lost += part.traces();
+        let Some(singles) = part.singles(&mut Packer::default()) else {
+            self.lost += self.before.undone(part.number(), part.head.end());
             return;
         };
         for single in singles.into_iter().filter(is_wanted).rev() {
@@ -215,7 +225,7 @@ impl Cursor {
     /// Gives up the rest of the segment that cannot be read.
     pub fn skip_segment(&mut self) {
         if let Some((first, segment)) = self.segment() {
-            self.lost += segment.next.saturating_sub(self.next.max(first));
+            self.lost += self.before.undone(self.next.max(first), segment.next);
             self.next = segment.next;
         }
         self.file = None;
@@ -251,7 +261,7 @@ impl Cursor {
                 if part.head.end() <= self.next {
                     continue;
                 }
-                self.lost += part.number().saturating_sub(self.next);
+                self.lost += self.before.undone(self.next, part.number());
                 self.next = part.head.end();
                 self.file = Some(reading);
                 return Ok(Some(part));
@@ -260,7 +270,7 @@ impl Cursor {
                 self.file = Some(reading);
                 return Ok(None);
             }
-            self.lost += segment.next.saturating_sub(self.next);
+            self.lost += self.before.undone(self.next, segment.next);
             self.next = self.next.max(segment.next);
         }
         Ok(None)

@@ -8,7 +8,7 @@
 //!
 //! Integers are little-endian. After damage reading goes on at the next mark that a sum agrees with.
 
-use super::pack::{Contents, MAX_TRACE};
+use super::pack::{Contents, MAX_LENGTH, MAX_PACKED};
 use memchr::memmem;
 use std::io::Write as _;
 
@@ -18,8 +18,6 @@ const MARK: [u8; 4] = [0xFF, b'c', b'z', 0xFE];
 pub const HEADER: usize = 40;
 /// Those of them before what is summed up.
 const UNSUMMED: usize = 12;
-/// A longer body is damage: no trace is as long.
-const MAX_BODY: usize = MAX_TRACE + (1 << 20);
 
 /// One intact record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +98,7 @@ fn step_by(bytes: &[u8], left: u64, is_intact: impl Fn(&Header, &[u8]) -> bool) 
         return if enough(HEADER) { Step::More(HEADER) } else { skip(bytes, left) };
     };
     let Some(header) = Header::read(header) else { return skip(bytes, left) };
-    if header.length > MAX_BODY || !enough(HEADER + header.length) {
+    if header.length > MAX_PACKED || !enough(HEADER + header.length) {
         return skip(bytes, left);
     }
     let Some(body) = rest.get(..header.length) else {
@@ -144,13 +142,16 @@ struct Header {
 }
 
 impl Header {
-    /// `None` where there is no mark.
+    /// `None` where there is no mark, or what nobody writes.
     fn read(bytes: &[u8; HEADER]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(&MARK)?;
         let (length, sum) = (word(&mut rest)?, word(&mut rest)?);
         let (number, finished_ms) = (long(&mut rest)?, long(&mut rest)?);
         let (traces, plain) = (word(&mut rest)?, word(&mut rest)?);
         let contents = Contents { traces, length: plain, sum: word(&mut rest)? };
+        if traces == 0 || plain as usize > MAX_LENGTH {
+            return None;
+        }
         Some(Self { length: length as usize, sum, head: Head { number, finished_ms, contents } })
     }
 
@@ -197,14 +198,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn head(number: u64, body: &[u8]) -> Head {
+        let length = u32::try_from(body.len()).unwrap();
+        let contents = Contents { traces: length % 3 + 1, length, sum: !length };
+        Head { number, finished_ms: 1_000 + number, contents }
+    }
+
     fn segment(bodies: &[Vec<u8>]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (number, body) in (10..).zip(bodies) {
             let start = bytes.len();
             bytes.extend_from_slice(&BLANK);
             bytes.extend_from_slice(body);
-            let contents = Contents { traces: 1, length: 7, sum: 9 };
-            seal(&mut bytes[start..], &Head { number, finished_ms: 1_000 + number, contents });
+            seal(&mut bytes[start..], &head(number, body));
         }
         bytes
     }
@@ -216,6 +222,7 @@ mod tests {
             let rest = &bytes[at..];
             match step(&rest[..wanted.min(rest.len())], rest.len() as u64) {
                 Step::Record(record, taken) => {
+                    assert_eq!(record.head, head(record.head.number, record.body));
                     found.push((record.head.number, record.body.to_vec()));
                     (at, wanted) = (at + taken, window);
                 }

@@ -61,7 +61,8 @@ pub(super) fn numbered(lot: &Lot) -> Vec<(u64, String)> {
 
 /// A text that begins so, of about this length, and that no compression makes much smaller.
 pub(super) fn noise(begin: &str, length: usize) -> String {
-    let mut state = 0x9e37_79b9_7f4a_7c15 ^ length as u64;
+    let seed = begin.bytes().fold(1, |seed: u64, byte| seed * 31 + u64::from(byte));
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
@@ -83,7 +84,7 @@ pub(super) fn deliver(process: &Process, cursor: &mut Cursor) -> (Vec<String>, u
     (all, lost)
 }
 
-fn segments(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn segments(folder: &Path) -> Vec<PathBuf> {
     folder::list(folder).unwrap().into_iter().map(|named| named.path).collect()
 }
 
@@ -228,28 +229,6 @@ fn numbers_go_on_where_everything_was_delivered_before() {
     let mut cursor = again.cursor();
     again.write("new");
     assert_eq!(deliver(&again, &mut cursor), (vec!["new".into()], 0));
-}
-
-#[test]
-fn a_torn_tail_is_skipped_and_damage_in_the_middle_is_counted() {
-    let folder = TempDir::new().unwrap();
-    let mut process = Process::start(folder.path(), ROOMY);
-    for n in 0..6 {
-        process.write(&format!("record {n}"));
-    }
-    drop(process);
-    let path = segments(folder.path()).remove(0);
-    let mut bytes = fs::read(&path).unwrap();
-    let length = bytes.len() / 6;
-    bytes[length * 2 + 30] ^= 1;
-    bytes.truncate(length * 6 - 3);
-    fs::write(&path, bytes).unwrap();
-
-    let again = Process::start(folder.path(), ROOMY);
-    let (all, lost) = deliver(&again, &mut again.cursor());
-    let expected = [0, 1, 3, 4].map(|n| format!("record {n}"));
-    assert_eq!((all, lost), (expected.to_vec(), 1));
-    assert_eq!(again.spool.holds().records, 0);
 }
 
 #[test]
