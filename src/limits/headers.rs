@@ -1,6 +1,7 @@
 //! What a caller is told of its limits, in `OpenAI`'s headers.
 
 use crate::store::{Meter, Standing};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use std::io::{Cursor, Write as _};
 use std::time::Duration;
@@ -18,23 +19,36 @@ static TOKENS: [HeaderName; 3] = [
 
 /// Tells `add` the headers of this standing; none for what is not limited.
 pub fn headers(standing: &Standing, mut add: impl FnMut(HeaderName, HeaderValue)) {
-    for (names, meter) in [(&REQUESTS, standing.requests), (&TOKENS, standing.tokens)] {
-        let Some(Meter { limit, remaining, reset }) = meter else { continue };
-        let [limit_name, remaining_name, reset_name] = names;
+    let meters = [(&REQUESTS, standing.requests), (&TOKENS, standing.tokens)];
+    // All values are parts of one piece of memory.
+    let mut text = String::with_capacity(meters.len() * (2 * DIGITS + SPAN));
+    let mut lengths = [[0; 3]; 2];
+    for ((_, meter), lengths) in meters.iter().zip(&mut lengths) {
+        let Some(Meter { limit, remaining, reset }) = *meter else { continue };
         let mut digits = itoa::Buffer::new();
-        let mut add = |name: &HeaderName, text: &str| {
-            // As long as it is: a number as it comes has room behind it, which costs a second piece of
-            // memory. Digits and letters cannot be refused.
-            if let Ok(value) = HeaderValue::from_str(text) {
+        let mut put = |part: &str| {
+            text.push_str(part);
+            part.len()
+        };
+        *lengths = [
+            put(digits.format(limit)),
+            put(digits.format(remaining)),
+            put(span(reset, &mut [0; SPAN])),
+        ];
+    }
+    let mut rest = Bytes::from(text);
+    for ((names, _), lengths) in meters.into_iter().zip(lengths) {
+        for (name, length) in names.iter().zip(lengths).filter(|(_, length)| *length > 0) {
+            // Digits and letters cannot be refused.
+            if let Ok(value) = HeaderValue::from_maybe_shared(rest.split_to(length)) {
                 add(name.clone(), value);
             }
-        };
-        add(limit_name, digits.format(limit));
-        add(remaining_name, digits.format(remaining));
-        add(reset_name, span(reset, &mut [0; SPAN]));
+        }
     }
 }
 
+/// Digits of the largest number.
+const DIGITS: usize = 20;
 /// Room for any span: 20 digits of minutes, 2 of seconds, 3 of milliseconds and the signs between.
 const SPAN: usize = 32;
 

@@ -164,7 +164,7 @@ fn used(ctx: &Ctx, reading: &Reading) -> Used {
     let produced = (is_counted || is_embedding(ctx)).then_some(produced);
     Used {
         usage: reading.usage,
-        is_open: ctx.stream && reading.finish.is_none(),
+        is_open: ctx.stream && reading.finish.is_none() && !reading.is_done,
         upstream_usd: reading.upstream_cost_usd.filter(|usd| is_likely(ctx, *usd)),
         produced,
         has_worked,
@@ -194,12 +194,16 @@ const fn unseen(has_no_output: bool) -> Used {
     Used { usage: None, is_open: false, upstream_usd: None, produced, has_worked: true }
 }
 
-/// One bill for two upstream calls; the more certain of two sources is none of both.
+/// One bill for two upstream calls; the more certain of two sources is none of both, unless one is of nothing.
 fn together(bill: Option<Bill>, earlier: Bill) -> Bill {
     bill.map_or(earlier, |bill| Bill {
         usage: bill.usage.plus(&earlier.usage),
         cost: bill.cost.plus(earlier.cost),
-        source: if bill.source == earlier.source { bill.source } else { CostSource::Estimate },
+        source: match (bill.source, earlier.source) {
+            (source, CostSource::None) if earlier.cost == NanoUsd::default() => source,
+            (source, other) if source == other => source,
+            _ => CostSource::Estimate,
+        },
     })
 }
 
@@ -379,6 +383,8 @@ mod tests {
         let figure = bill(&Used { upstream_usd: Some(0.5), ..SILENT }, &STAKE, prices());
         let both = together(figure, figure.unwrap());
         assert_eq!((both.cost, both.source), (NanoUsd(1_000_000_000), CostSource::Upstream));
+        let nothing = Bill { cost: NanoUsd(0), source: CostSource::None, ..earlier };
+        assert_eq!(together(figure, nothing).source, CostSource::Upstream);
         let stream = bill(&unseen(true), &STAKE, prices()).unwrap();
         assert_eq!((stream.cost, stream.usage.output_total), (NanoUsd(100_000), 0));
     }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 pub(super) struct Labels(HashSet<Arc<str>>);
 
 impl Labels {
-    /// Names that stand literally in routes, prices or an upstream's map.
+    /// Names that stand literally in routes, prices or an upstream's map, on either side of it.
     pub(super) fn of(config: &Config) -> Self {
         let routes = config.routes.iter().flat_map(|r| r.models.iter().chain(&r.fallback_models));
-        let maps = config.upstreams.iter().flat_map(|u| u.models.keys());
+        let maps = config.upstreams.iter().flat_map(|u| u.models.iter()).flat_map(<[_; 2]>::from);
         let named = routes.chain(config.prices.keys()).chain(maps);
         Self(
             named

@@ -107,6 +107,30 @@ async fn without_a_known_price_a_crowd_goes_one_by_one_and_never_beyond() {
 }
 
 #[tokio::test]
+async fn a_budget_of_nothing_lets_nothing_through() {
+    let (origin, gateway) = budgeted("usd: 0, per: total").await;
+    let reply = gateway.post(CHAT, &short(10)).await;
+    assert_openai_error(&reply, 429, "insufficient_quota");
+    assert_eq!(origin.calls().len(), 0);
+    let left = [("key", "tester")];
+    assert_eq!(gateway.metric("cirque_budget_remaining_usd", &left).await, Some(0.0));
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_without_a_reason_costs_what_its_upstream_says() {
+    let (origin, gateway) = budgeted("usd: 1, per: day").await;
+    let said = delta("far more words than the three tokens that its usage names below");
+    let usage =
+        r#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
+    origin.always(Reply::sse(format!("{said}data: {usage}\n\ndata: [DONE]\n\n")));
+    gateway.post(CHAT, &chat_stream()).await;
+    // 7 and 3 tokens at 1 and 10 $ a million.
+    gateway.used_becomes(0.000_037).await;
+    let config = [("source", "config"), ("key", "tester")];
+    gateway.metric_becomes("cirque_cost_usd_total", &config, 0.000_037).await;
+}
+
+#[tokio::test]
 async fn a_refusal_names_the_budget_and_when_it_starts_again() {
     let (origin, gateway) = budgeted("usd: 0.002, per: day").await;
     origin.always(Reply::costing(0.0019));

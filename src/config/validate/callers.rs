@@ -64,8 +64,8 @@ fn rules(key: &KeyConfig, path: &Path<'_>, report: &mut Report<'_>) {
     ] {
         within(limit.unwrap_or(1), (1, u64::MAX), &limits.key(name), report);
     }
-    if key.budget.as_ref().is_some_and(|budget| !budget.usd.is_finite() || budget.usd <= 0.0) {
+    if key.budget.as_ref().is_some_and(|budget| !budget.usd.is_finite() || budget.usd < 0.0) {
         let hint = "write an amount of dollars such as 50.0, or take the budget out";
-        report.fault(&path.key("budget").key("usd"), "not more than zero", hint);
+        report.fault(&path.key("budget").key("usd"), "less than zero", hint);
     }
 }

@@ -37,6 +37,8 @@ pub struct Reading {
     /// Why it ended, in OpenAI's words where there is one: `stop`, `length`, `tool_calls`,
     /// `content_filter`, `error`; else the upstream's own word.
     pub finish: Option<String>,
+    /// Whether a stream has said that nothing more comes, by `[DONE]`: some say no other word.
+    pub is_done: bool,
     /// The error it carried.
     pub fault: Option<UpstreamFault>,
     /// What it said, where that is kept.
@@ -226,13 +228,13 @@ impl StreamTap {
 
     /// Takes what has been read so far.
     pub fn take_reading(&mut self) -> Reading {
-        std::mem::take(&mut self.notes.reading)
+        self.notes.take_reading()
     }
 
     /// What has been read.
     #[must_use]
-    pub fn into_reading(self) -> Reading {
-        self.notes.reading
+    pub fn into_reading(mut self) -> Reading {
+        self.take_reading()
     }
 }
 
@@ -247,6 +249,7 @@ impl Notes {
             // The other dialects end by an event of their own; OpenRouter adds this one to them.
             if matches!(dialect, Dialect::Chat | Dialect::Completions) {
                 self.progress = Progress::Ended;
+                self.reading.is_done = true;
             }
             return;
         }
@@ -350,21 +353,36 @@ impl Notes {
         std::mem::take(&mut self.said)
     }
 
-    /// Takes the note pad back, and over what stands in it.
-    fn transcribe(&mut self, said: Said) {
+    /// Takes the note pad back, and over what stands in it once that is enough.
+    fn transcribe(&mut self, mut said: Said) {
         if !said.is_on() {
             return;
         }
-        if let Some(output) = &mut self.reading.output {
-            output.take(&said);
+        let is_enough = said.end_event();
+        self.said = said;
+        if is_enough {
+            self.take_over();
         }
-        self.give_back(said);
     }
 
-    /// Takes the note pad back, unread.
+    /// Takes over what stands in the note pad.
+    fn take_over(&mut self) {
+        if let Some(output) = &mut self.reading.output {
+            output.take(&self.said);
+        }
+        self.said.clear();
+    }
+
+    /// Takes the note pad back, without what the last event has written.
     fn give_back(&mut self, mut said: Said) {
-        said.clear();
+        said.drop_event();
         self.said = said;
+    }
+
+    /// Takes what has been read so far.
+    fn take_reading(&mut self) -> Reading {
+        self.take_over();
+        std::mem::take(&mut self.reading)
     }
 
     fn vectors(&mut self, count: u64, length: u64) {

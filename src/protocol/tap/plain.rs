@@ -146,7 +146,7 @@ impl PlainTap {
             }
             let form = if is_whole { Form::Whole } else { form(&body) };
             let produced_tokens = notes.produced_tokens.tokens();
-            return Finished { reading: notes.reading, produced_tokens, form };
+            return Finished { reading: notes.take_reading(), produced_tokens, form };
         }
         let mut output = notes.reading.output.take();
         notes.keep(None);
@@ -166,7 +166,7 @@ impl PlainTap {
         notes.reading.output = output;
         let bytes = head.len() + self.tail_bytes + self.missing;
         let produced_tokens = bytes as u64 / BYTES_A_TOKEN;
-        Finished { reading: notes.reading, produced_tokens, form: self.outline.form() }
+        Finished { reading: notes.take_reading(), produced_tokens, form: self.outline.form() }
     }
 
     fn joined_tail(&self, mut start: Vec<u8>) -> Vec<u8> {

@@ -44,6 +44,7 @@ impl Expected {
             upstream_cost_usd: self.cost_usd,
             upstream_cost_parts: None,
             finish: self.finish.map(str::to_owned),
+            is_done: false,
             fault: self.fault.map(|(message, code, status)| UpstreamFault {
                 message: Some(message.to_owned()),
                 code: Some(code.to_owned()),
@@ -60,6 +61,7 @@ impl Expected {
         let parts = reading.upstream_cost_parts.take().map(|(input, output)| input + output);
         let differs = |sum: f64| self.cost_usd.is_none_or(|all| (all - sum).abs() > 1e-12);
         assert!(!parts.is_some_and(differs), "{what}");
+        assert!(!std::mem::take(&mut reading.is_done) || self.is_complete, "{what}");
         assert_eq!(reading, self.reading(), "{what}");
         assert_eq!(tap.is_complete(), self.is_complete, "{what}");
         assert_eq!(tap.produced_bytes(), self.produced_bytes, "{what}");

@@ -78,19 +78,24 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     if matches!(kind, "error" | "response.error") {
         notes.fault(message.bare.fault().or_else(|| Some(UpstreamFault::unnamed())));
     }
-    if matches!(kind, "response.completed" | "response.incomplete" | "response.failed") {
+    let ends = matches!(kind, "response.completed" | "response.incomplete" | "response.failed");
+    message.response.note(notes);
+    if ends && notes.reading.finish.is_none() {
+        // A response that does not say how it stands ends as its event says.
+        ended(notes, kind.as_bytes());
+    } else if ends {
         notes.progress = Progress::Ended;
     }
-    message.response.note(notes);
     Ok(())
 }
 
-/// Notes an event that ends the stream, of which no more than the name is known.
+/// Notes an event that ends the stream, by its name.
 pub(super) fn ended(notes: &mut Notes, name: &[u8]) {
     let finish = match name {
         b"response.completed" if notes.has_tool_call => "tool_calls",
         b"response.completed" => "stop",
         b"response.incomplete" => "length",
+        b"response.failed" => "error",
         _ => return,
     };
     notes.finish(Some(finish.to_owned()), 1);

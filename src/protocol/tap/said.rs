@@ -40,13 +40,24 @@ struct Part {
     end: usize,
 }
 
-/// Texts of one event, in their order. It lives as long as its tap, so that a chunk allocates
-/// nothing; while it is off nothing is noted.
+impl Part {
+    /// Whether what another part says goes on with the text of this one.
+    fn goes_on(&self, other: &Self) -> bool {
+        let is_text = matches!(self.kind, Kind::Content | Kind::Reasoning | Kind::ReasoningContent);
+        is_text && (self.choice, self.call, self.kind) == (other.choice, other.call, other.kind)
+    }
+}
+
+/// Texts of some events, in their order: several are gathered, since a token says little and a transcript
+/// is spread over memory that a stream has not touched since its last one. It lives as long as its tap, so
+/// that a chunk allocates nothing; while it is off nothing is noted.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     is_on: bool,
     text: String,
     parts: Vec<Part>,
+    /// Where the parts of the event that is being read begin.
+    event_from: usize,
     choice: u64,
     call: u64,
     /// Answers and calls begun in this event, and where the parts of the last ones begin.
@@ -58,6 +69,9 @@ pub(super) struct Said {
 
 /// A buffer above this is given back after the event that needed it.
 const KEPT_CAPACITY_BYTES: usize = 8 << 10;
+/// So much is worth taking over, in bytes and in parts: some dozens of tokens.
+const ENOUGH_BYTES: usize = 256;
+const ENOUGH_PARTS: usize = 8;
 
 impl Said {
     /// Notes what is read from now on.
@@ -69,13 +83,39 @@ impl Said {
         self.is_on
     }
 
-    /// Before the next event.
+    /// All of it has been taken over.
     pub(super) fn clear(&mut self) {
         self.text.clear();
         self.text.shrink_to(KEPT_CAPACITY_BYTES);
         self.parts.clear();
+        self.begin_event();
+    }
+
+    fn begin_event(&mut self) {
+        let from = self.parts.len();
+        (self.event_from, self.choice_from, self.call_from) = (from, from, from);
         (self.choice, self.call, self.choices, self.calls) = (0, 0, 0, 0);
-        (self.choice_from, self.call_from) = (0, 0);
+    }
+
+    /// The event has been read. Whether enough is noted to be taken over.
+    pub(super) fn end_event(&mut self) -> bool {
+        // One more piece of the text before, as nearly always.
+        if let Some([before, only]) = self.parts.get_mut(self.event_from.saturating_sub(1)..)
+            && before.goes_on(only)
+        {
+            before.end = only.end;
+            self.parts.pop();
+        }
+        self.begin_event();
+        self.text.len() >= ENOUGH_BYTES || self.parts.len() >= ENOUGH_PARTS
+    }
+
+    /// The event could not be read to its end: what it said counts for nothing.
+    pub(super) fn drop_event(&mut self) {
+        self.parts.truncate(self.event_from);
+        self.text.truncate(self.parts.last().map_or(0, |part| part.end));
+        self.text.shrink_to(KEPT_CAPACITY_BYTES);
+        self.begin_event();
     }
 
     pub(super) fn say(&mut self, kind: Kind, text: &str) {
@@ -125,10 +165,10 @@ impl Said {
         }
     }
 
-    /// Takes back all that was noted of these kinds.
+    /// Takes back all that the event has said of these kinds.
     pub(super) fn forget(&mut self, kind: impl Fn(Kind) -> bool) {
         // The text stays where it is: ends are what tells parts apart.
-        for part in &mut self.parts {
+        for part in self.parts.iter_mut().skip(self.event_from) {
             if kind(part.kind) {
                 part.choice = u64::MAX;
             }

@@ -335,8 +335,10 @@ fn a_text_cut_within_a_character_takes_neither_usage_nor_text_with_it() {
         );
         tap.push(event.as_bytes());
     }
-    assert_eq!((tap.garbled(), said(tap.reading()).as_str()), (0, "a\u{fffd}a\u{fffd}"));
-    assert_eq!(tap.reading().usage.map(|usage| usage.input_total), Some(1_000));
+    assert_eq!(tap.garbled(), 0);
+    let reading = tap.into_reading();
+    assert_eq!(said(&reading), "a\u{fffd}a\u{fffd}");
+    assert_eq!(reading.usage.map(|usage| usage.input_total), Some(1_000));
 }
 
 #[test]
@@ -373,5 +375,22 @@ proptest! {
         let reading = tap.finish();
         prop_assert_eq!(reading.usage, usage([5, 0, 0, 0, 5, 0]));
         prop_assert!(reading.id.is_some());
+    }
+}
+
+#[test]
+fn a_response_that_does_not_say_how_it_stands_ends_as_its_event_says() {
+    for (event, finish) in [("completed", "stop"), ("incomplete", "length"), ("failed", "error")] {
+        let kind = format!("response.{event}");
+        let usage = r#"{"input_tokens":7,"output_tokens":3}"#;
+        let end = format!(
+            "event: {kind}\ndata: {{\"type\":\"{kind}\",\"response\":{{\"usage\":{usage}}}}}\n\n"
+        );
+        let mut tap = StreamTap::new(Dialect::Responses);
+        tap.push(end.as_bytes());
+        assert!(tap.is_complete());
+        let reading = tap.into_reading();
+        assert_eq!(reading.finish.as_deref(), Some(finish));
+        assert_eq!(reading.usage.map(|usage| usage.output_total), Some(3));
     }
 }

@@ -355,14 +355,13 @@ mod tests {
         Box::new(Trace { input: Some(Arc::new(input)), ..*trace("") })
     }
 
-    /// A call whose prompt no compression makes much smaller.
-    fn incompressible(seed: u64) -> Box<Trace> {
-        let bits = (1..6_000).map(|n| (seed * 6_000 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58);
+    /// A prompt that no compression makes much smaller, also where it comes again and again: deflate looks
+    /// back 32 KiB.
+    fn incompressible() -> bytes::Bytes {
+        let bits = (1..40_000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58);
         let noise: String =
             bits.filter_map(|bits| u8::try_from(bits + 48).ok().map(char::from)).collect();
-        let body = serde_json::json!({ "messages": [noise] }).to_string();
-        let input = Input::new(body.into(), 1 << 20, None, Arc::default());
-        Box::new(Trace { input: Some(Arc::new(input)), ..*trace("") })
+        serde_json::json!({ "messages": [noise] }).to_string().into()
     }
 
     fn only(delivery: &Delivery) -> Status {
@@ -481,12 +480,15 @@ mod tests {
         std::fs::write(&spool, "a file where the folder should be").unwrap();
         let delivery = Delivery::new(Metrics::new("", ""));
         delivery.apply(&[destination(&spool)]);
-        let handed_over = std::cell::Cell::new(0);
+        let (body, handed_over) = (incompressible(), std::cell::Cell::new(0));
         let lost = || only(&delivery).dropped.iter().map(|(_, count)| count).sum::<u64>();
         eventually("a loss", || {
-            let so_far = handed_over.get();
-            (so_far..so_far + 200).for_each(|n| delivery.hand_over(incompressible(n)));
-            handed_over.set(so_far + 200);
+            for _ in 0..20 {
+                let input = Input::new(body.clone(), 1 << 20, None, Arc::default());
+                let input = Some(Arc::new(input));
+                delivery.hand_over(Box::new(Trace { input, ..*trace("") }));
+            }
+            handed_over.set(handed_over.get() + 20);
             lost() > 0
         });
         assert_eq!(only(&delivery).state, "spool_unusable");

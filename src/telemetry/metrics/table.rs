@@ -33,6 +33,19 @@ pub enum Kind {
     Histogram(&'static [f64]),
 }
 
+impl About {
+    /// What stands before its series in Prometheus' text format.
+    pub(super) fn heading(&self) -> String {
+        let Self { name, help, .. } = self;
+        let kind = match self.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        };
+        format!("# HELP {name} {help}\n# TYPE {name} {kind}\n")
+    }
+}
+
 /// From a cached answer to the longest call allowed by default (`timeouts.total`, 30 min). Each
 /// bound is about twice the one before, so that a quantile is off by a factor of two at most.
 const CALL_SECONDS: &[f64] =

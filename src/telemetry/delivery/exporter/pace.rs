@@ -10,9 +10,9 @@ const AT_ONCE: usize = 2;
 const WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 /// The least wait, so that jitter never becomes a loop without one.
 const LEAST: Duration = Duration::from_millis(50);
-/// Between two tries while keys or address are refused: somebody has to act first, and a reload
-/// that changes them tries at once.
-const REFUSED: Duration = Duration::from_mins(1);
+/// The same while keys or address are refused: mostly somebody has to act first, and a reload that changes
+/// them tries at once; but a proxy on the way may refuse for a moment.
+const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
 
 /// How it goes with a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,9 @@ impl Pace {
 
     /// One was refused, and so will be the next.
     pub(super) fn refused(&mut self, now: Instant) {
-        self.wait(Going::Refused, REFUSED, now);
+        let wait = REFUSED.0.saturating_mul(1 << self.failures.min(16)).min(REFUSED.1);
+        self.failures = self.failures.saturating_add(1);
+        self.wait(Going::Refused, wait, now);
     }
 
     fn wait(&mut self, going: Going, wait: Duration, now: Instant) {
@@ -146,10 +148,12 @@ mod tests {
         let number = pace.starts();
         pace.accepted(number);
         assert!(pace.may_start(1, now) && pace.going() == Going::Well);
-        pace.refused(now);
-        assert!(
-            !pace.may_start(0, now + Duration::from_secs(59)) && pace.going() == Going::Refused
-        );
+        for (least, most) in [(4, 5), (9, 10), (19, 20), (39, 40), (59, 60), (59, 60)] {
+            pace.refused(now);
+            assert!(!pace.may_start(0, now + Duration::from_secs(least)));
+            assert!(pace.may_start(0, now + Duration::from_secs(most)));
+        }
+        assert_eq!(pace.going(), Going::Refused);
         pace.hurry();
         assert!(pace.may_start(0, now) && !pace.may_start(1, now));
     }
