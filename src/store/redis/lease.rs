@@ -117,7 +117,8 @@ impl Term {
     }
 }
 
-fn millis(at: SystemTime) -> i64 {
+/// Milliseconds since 1970.
+pub(super) fn millis(at: SystemTime) -> i64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

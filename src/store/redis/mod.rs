@@ -32,7 +32,7 @@ use share::Share;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -55,7 +55,8 @@ struct Inner {
     replica: String,
     records: AtomicU64,
     started: Instant,
-    /// Redis' clock less ours, in milliseconds.
+    /// Redis' clock less ours, in milliseconds; until it is known, this machine's is taken for it, so that
+    /// what is spent before goes into the periods of today.
     offset_ms: AtomicI64,
     /// `None` until the first beat.
     share: ArcSwapOption<Share>,
@@ -124,7 +125,7 @@ impl Redis {
             replica: format!("{:016x}", rand::random::<u64>()),
             records: AtomicU64::new(0),
             started: Instant::now(),
-            offset_ms: AtomicI64::new(0),
+            offset_ms: AtomicI64::new(lease::millis(SystemTime::now())),
             share: ArcSwapOption::const_empty(),
             is_leaving: AtomicBool::new(false),
             birth: Mutex::default(),
