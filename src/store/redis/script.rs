@@ -226,7 +226,8 @@ fn report_args(command: &mut Cmd, report: &Report) {
     word_args(command, report.word);
     command.arg(report.ended.len());
     for ended in &report.ended {
-        command.arg(call_name(ended.call)).arg(ended.slot).arg(ended.tokens);
+        let most = whole(u64::MAX);
+        command.arg(call_name(ended.call)).arg(ended.slot).arg(ended.tokens.clamp(-most, most));
     }
     command.arg(report.running.len());
     for call in &report.running {
