@@ -1,7 +1,7 @@
 //! How one call is asked for: of Redis, again where money is on its way, else without it.
 
 use super::alone::Denial;
-use super::books::{Admission, Books};
+use super::books::Admission;
 use super::claims::Claim;
 use super::link::{Live, Trouble};
 use super::script::{Answer, Decision};
@@ -94,7 +94,12 @@ impl Inner {
         };
         match decided {
             Ok(reserved) => {
-                self.note_claim(&books);
+                let claim = Claim::of(&books);
+                // The keeper holds the claims while it looks into everyone's books: never both here. What is
+                // promised stands in the books before its claim is written, so that nothing is cleared
+                // meanwhile but what Redis knows.
+                drop(books);
+                self.note(claim);
                 Outcome::Admitted(reserved)
             }
             Err(denial) => {
@@ -108,9 +113,8 @@ impl Inner {
         }
     }
 
-    fn note_claim(&self, books: &Books) {
-        let Some((term, record, given)) = books.overdrawn() else { return };
-        let claim = Claim { tag: books.tag().to_owned(), term, record: record.into(), given };
+    fn note(&self, claim: Option<Claim>) {
+        let Some(claim) = claim else { return };
         if let Err(error) = lock(&self.claims).note(&claim) {
             tracing::error!(%error, "spend without Redis cannot be written to the store's folder");
         }

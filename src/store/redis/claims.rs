@@ -4,7 +4,7 @@
 //! One line a promise: what Redis must have given to a record at least. The largest counts, and
 //! telling Redis again changes nothing, so lines may be told by whichever process finds them.
 
-use super::books::Report;
+use super::books::{Books, Report};
 use super::lease::{Term, Word};
 use super::names::Names;
 use crate::store::Period;
@@ -102,6 +102,12 @@ impl Claims {
 }
 
 impl Claim {
+    /// What these books promise beyond their lease, if they do.
+    pub(super) fn of(books: &Books) -> Option<Self> {
+        let (term, record, given) = books.overdrawn()?;
+        Some(Self { tag: books.tag().to_owned(), term, record: Arc::clone(record), given })
+    }
+
     fn line(&self) -> String {
         let Self { tag, term, record, given } = self;
         let per = match term.per {

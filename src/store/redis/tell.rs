@@ -4,6 +4,7 @@ use super::books::{Away, Books, Known, Report};
 use super::lease::{Lease, Term, Word};
 use super::script::Receipt;
 use crate::store::NanoUsd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Ended calls and running ones in one report, at most, so that no script runs long.
@@ -54,15 +55,22 @@ impl Books {
             && self.lease.iter().chain(&self.past).all(is_settled)
     }
 
+    /// Reports that tell all there is to tell now, at most.
+    pub(super) fn reports_due(&self, now: Duration) -> usize {
+        let running = self.running.values().filter(|running| is_due(running.told, now));
+        let running = if self.is_tracked { running.count() } else { 0 };
+        // Each takes so many of both, and one lease; the first takes what was admitted without Redis, too.
+        self.ended.len().max(running).div_ceil(MAX_REPORTED).max(1 + self.past.len())
+    }
+
     /// The next report, if there is something to tell. To be closed with [`Books::reported`] or
     /// [`Books::unreported`].
     pub(super) fn report(&mut self, tell: Tell, replicas: u64, now: Duration) -> Option<Report> {
         self.trim(tell, replicas, now);
         let ended = self.ended.drain(..self.ended.len().min(MAX_REPORTED)).collect::<Vec<_>>();
-        let due = |told: Duration| told.is_zero() || told + RENEWAL < now;
         let mut running = Vec::new();
         if self.is_tracked {
-            let due = self.running.iter_mut().filter(|(_, running)| due(running.told));
+            let due = self.running.iter_mut().filter(|(_, running)| is_due(running.told, now));
             for (call, running_call) in due.take(MAX_REPORTED) {
                 running_call.slot.get_or_insert(-1);
                 running.push(*call);
@@ -71,7 +79,7 @@ impl Books {
         let away = std::mem::take(&mut self.away).into();
         let lease = self.lease.iter().chain(&self.past).find(|lease| !lease.is_told());
         let report = Report {
-            names: std::sync::Arc::clone(&self.names),
+            names: Arc::clone(&self.names),
             term: lease.map(|lease| lease.term),
             record: lease.map_or_else(|| "".into(), |lease| lease.record.clone()),
             word: lease.map(Lease::word),
@@ -136,14 +144,24 @@ impl Books {
 
     /// What is promised beyond what Redis has given: the lease's term, its record, all it must
     /// have given, where that is more than it has.
-    pub(super) fn overdrawn(&self) -> Option<(Term, &str, u64)> {
+    pub(super) fn overdrawn(&self) -> Option<(Term, &Arc<str>, u64)> {
         let lease = self.lease.as_ref().filter(|lease| lease.overdrawn() > 0)?;
         Some((lease.term, &lease.record, lease.word().given))
+    }
+
+    /// Whether more is promised than Redis has given, in a period that is over, too.
+    pub(super) fn is_overdrawn(&self) -> bool {
+        self.lease.iter().chain(&self.past).any(|lease| lease.overdrawn() > 0)
     }
 
     fn leases_mut(&mut self) -> impl Iterator<Item = &mut Lease> {
         self.lease.iter_mut().chain(&mut self.past)
     }
+}
+
+/// Whether Redis is to hear again that a call runs.
+fn is_due(told: Duration, now: Duration) -> bool {
+    told.is_zero() || told + RENEWAL < now
 }
 
 impl Report {
@@ -157,7 +175,7 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::books::When;
+    use super::super::books::{When, is_tracked};
     use super::*;
     use crate::store::{Account, Budget, Period};
 
@@ -195,5 +213,23 @@ mod tests {
         }
         books.retell();
         assert_eq!(tell(&mut books, hours(29), 0).unwrap().spent, 100);
+    }
+
+    #[test]
+    fn reports_that_are_due_tell_all_there_was() {
+        let account = Account { concurrent: Some(1), ..Account::default() };
+        for ended in [0, 1, 200, 201, 999] {
+            let mut books = Books::new("k");
+            books.is_tracked = is_tracked(&account);
+            (0..ended).for_each(|call| books.abandon(call));
+            let due = books.reports_due(hours(1));
+            for _ in 0..due {
+                tell(&mut books, hours(1), 0);
+                // As busy as can be.
+                books.abandon(u64::MAX);
+            }
+            assert!(books.ended.iter().all(|ended| ended.call == u64::MAX), "{ended}");
+            assert!(due <= 5, "{due}");
+        }
     }
 }

@@ -14,20 +14,11 @@ async fn timed(replica: &Replica, account: &Account) -> (Verdict, Duration) {
     (replica.admit(account, 10, 100).await, begun.elapsed())
 }
 
-fn all_limits() -> Account {
-    Account {
-        requests_per_minute: Some(1_000),
-        tokens_per_minute: Some(100_000),
-        concurrent: Some(100),
-        ..budget("k", 1_000_000)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_hangs_costs_the_first_calls_a_quarter_of_a_second_and_the_next_nothing() {
     let Some(server) = RedisServer::start().await else { return };
     let replicas = Arc::new(replicas(&server, 1, OnDown::Deny).await);
-    let account = all_limits();
+    let account = all_limits("k");
     granted(replicas[0].admit(&account, 10, 100).await);
     server.pause();
     let mut first = JoinSet::new();
@@ -362,7 +353,7 @@ async fn a_user_with_few_rights_is_enough_and_its_password_never_told() {
     let url = |password: &str| format!("redis://cirque:{password}@127.0.0.1:{}/3", server.port());
     let replica = Replica::start_in(TempDir::new().unwrap(), &url("canary-5up3r"), OnDown::Deny);
     replica.becomes("connected", |health| health.is_up).await;
-    let account = all_limits();
+    let account = all_limits("k");
     let grant = granted(replica.admit(&account, 1, 1).await);
     replica.settle(&account, &grant.hold, 1, 1);
     replica.becomes("told", |health| health.untold.0 == 0).await;

@@ -1,6 +1,7 @@
 //! The shared store against a real Redis.
 
 mod clients;
+mod edges;
 mod faults;
 mod model;
 #[path = "../../../../tests/it/harness/redis_server.rs"]
@@ -110,4 +111,14 @@ const fn is_admitted(verdict: &Verdict) -> bool {
 fn budget(key: &str, limit: u64) -> Account {
     let budget = Budget { limit: NanoUsd(limit), per: Period::Total };
     Account { key: key.into(), budget: Some(budget), ..Account::default() }
+}
+
+/// An account with a limit of every kind.
+fn all_limits(key: &str) -> Account {
+    Account {
+        requests_per_minute: Some(1_000),
+        tokens_per_minute: Some(100_000),
+        concurrent: Some(100),
+        ..budget(key, 1_000_000)
+    }
 }

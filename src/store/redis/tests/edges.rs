@@ -1,0 +1,124 @@
+//! What one account, one number or one moment must not do to all others.
+
+use super::super::keeper::clear_claims;
+use super::super::lock;
+use super::*;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_spent_before_redis_was_ever_there_is_spent_today() {
+    let Some(mut server) = RedisServer::start().await else { return };
+    server.kill();
+    let replica = Replica::start(&server, OnDown::Allow);
+    for per in [Period::Day, Period::Month] {
+        let budget = Some(Budget { limit: NanoUsd(1_000_000), per });
+        let account = Account { key: format!("{per:?}").into(), budget, ..Account::default() };
+        let grant = granted(replica.admit(&account, 0, 500).await);
+        replica.settle(&account, &grant.hold, 0, 400);
+        let resets_at = replica.store.peek(&account).budget.unwrap().resets_at;
+        assert!(resets_at.unwrap() > SystemTime::now(), "{resets_at:?}");
+    }
+    server.restart().await;
+    replica.becomes("all is told", |health| health.is_up && health.untold.0 == 0).await;
+    let other = Replica::start(&server, OnDown::Deny);
+    other.becomes("connected", |health| health.is_up).await;
+    for per in [Period::Day, Period::Month] {
+        let budget = Some(Budget { limit: NanoUsd(1_000_000), per });
+        let account = Account { key: format!("{per:?}").into(), budget, ..Account::default() };
+        assert_eq!(other.store.look(&account).await.budget.unwrap().used.0, 400, "{per:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_to_write_a_claim_keeps_nobody_from_the_books() {
+    let folder = TempDir::new().unwrap();
+    let config = StoreConfig {
+        kind: StoreKind::Redis,
+        path: folder.path().to_owned(),
+        // Nobody connects.
+        url: Some(Secret::new("redis://127.0.0.1:1".to_owned())),
+        on_down: OnDown::Allow,
+    };
+    let store = Redis::open(&config).unwrap();
+    let account = budget("k", 1_000);
+    let entry = store.0.entry(&account.key);
+    // As the keeper does before it looks into everyone's books.
+    let inner = Arc::clone(&store.0);
+    let held = lock(&inner.claims);
+    let (asking, asked) = (store.clone(), account.clone());
+    let call = std::thread::spawn(move || {
+        let ask = Ask { call: CallId(1), tokens: 0, worst: Some(NanoUsd(500)), model: "m".into() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        is_admitted(&runtime.block_on(asking.admit(&asked, &ask, now())))
+    });
+    let deadline = Instant::now() + DEADLINE;
+    while entry.books.try_lock().map_or(true, |books| books.running.is_empty()) {
+        assert!(Instant::now() < deadline, "the books are held while the claims are waited for");
+        std::thread::yield_now();
+    }
+    drop(held);
+    assert!(call.join().unwrap());
+    clear_claims(&store.0);
+    assert!(!lock(&store.0.claims).is_empty(), "Redis does not know the promise");
+    assert_eq!(lock(&store.0.claims).all().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_usage_beyond_all_numbers_is_told_like_any_other() {
+    let Some(server) = RedisServer::start().await else { return };
+    let replicas = replicas(&server, 1, OnDown::Deny).await;
+    let account = Account { tokens_per_minute: Some(100), ..budget("k", 1_000_000) };
+    let since = replicas[0].store.0.link.condition().since;
+    for tokens in [u64::MAX, 0] {
+        let account = Account { key: format!("{tokens}").into(), ..account.clone() };
+        let grant = granted(replicas[0].admit(&account, 10, 100).await);
+        replicas[0].settle(&account, &grant.hold, tokens, 70);
+        replicas[0].becomes("told", |health| health.untold.0 == 0).await;
+        let is_refused = !is_admitted(&replicas[0].admit(&account, 1, 1).await);
+        assert_eq!(is_refused, tokens > 0);
+    }
+    assert_eq!(replicas[0].store.0.link.condition().since, since, "the connection was kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_never_rests_keeps_no_other_waiting_and_no_connection_from_coming_up() {
+    let Some(mut server) = RedisServer::start().await else { return };
+    let replicas = replicas(&server, 2, OnDown::Allow).await;
+    let (busy, other) = (all_limits("busy"), budget("other", 1_000_000));
+    let grant = granted(replicas[0].admit(&busy, 1, 1).await);
+    replicas[0].settle(&busy, &grant.hold, 1, 1);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (over, store, name) = (Arc::clone(&is_over), replicas[0].store.clone(), busy.key.clone());
+    let calls = std::thread::spawn(move || {
+        let entry = store.0.entry(&name);
+        let mut call = 1 << 32;
+        while !over.load(Ordering::Relaxed) {
+            call += 1;
+            lock(&entry.books).abandon(call);
+            store.0.tell(&entry);
+            std::thread::yield_now();
+        }
+    });
+    for spent in [400, 800] {
+        let grant = granted(replicas[0].admit(&other, 0, 500).await);
+        replicas[0].settle(&other, &grant.hold, 0, 400);
+        eventually("the other key is told of", || async {
+            let used = replicas[1].store.look(&other).await.budget?.used.0;
+            (used == spent).then_some(())
+        })
+        .await;
+        server.kill();
+        replicas[0].becomes("Redis away", |health| !health.is_up).await;
+        server.restart().await;
+        replicas[0].becomes("connected again", |health| health.is_up).await;
+        replicas[1].becomes("connected again", |health| health.is_up).await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    calls.join().unwrap();
+    let entry = replicas[0].store.0.entry(&busy.key);
+    eventually("what was left is told without a further word", || async {
+        lock(&entry.books).ended.is_empty().then_some(())
+    })
+    .await;
+}
