@@ -74,7 +74,8 @@ impl Warnings {
     }
 
     fn tell(&self, account: &Account, funds: &Funds, share: Share) {
-        if !self.is_news(account, funds, share) {
+        // Of a budget of nothing all is always used.
+        if funds.limit.0 == 0 || !self.is_news(account, funds, share) {
             return;
         }
         let (key, used, budget) = (&*account.key, funds.used.usd(), funds.limit.usd());

@@ -161,10 +161,13 @@ fn used(ctx: &Ctx, reading: &Reading) -> Used {
     let is_counted = work.is_measured || ctx.stream && work.answer != Answer::Good;
     // Of embeddings no byte is output.
     let produced = if is_embedding(ctx) { 0 } else { outcome.produced_tokens };
+    // Some begin with a first count, which has no output yet.
+    let says_output = reading.usage.is_some_and(|usage| usage.output_total > 0);
+    let is_over = reading.finish.is_some() || reading.is_done && says_output;
     let produced = (is_counted || is_embedding(ctx)).then_some(produced);
     Used {
         usage: reading.usage,
-        is_open: ctx.stream && reading.finish.is_none() && !reading.is_done,
+        is_open: ctx.stream && !is_over,
         upstream_usd: reading.upstream_cost_usd.filter(|usd| is_likely(ctx, *usd)),
         produced,
         has_worked,

@@ -78,18 +78,17 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     if matches!(kind, "error" | "response.error") {
         notes.fault(message.bare.fault().or_else(|| Some(UpstreamFault::unnamed())));
     }
-    let ends = matches!(kind, "response.completed" | "response.incomplete" | "response.failed");
-    message.response.note(notes);
-    if ends && notes.reading.finish.is_none() {
-        // A response that does not say how it stands ends as its event says.
-        ended(notes, kind.as_bytes());
-    } else if ends {
+    if matches!(kind, "response.completed" | "response.incomplete" | "response.failed") {
         notes.progress = Progress::Ended;
+        // A response that does not say how it stands ends as its event says.
+        let said = kind.strip_prefix("response.").map(str::to_owned);
+        message.response.status.0 = message.response.status.0.take().or(said);
     }
+    message.response.note(notes);
     Ok(())
 }
 
-/// Notes an event that ends the stream, by its name.
+/// Notes an event that ends the stream, of which no more than the name is known.
 pub(super) fn ended(notes: &mut Notes, name: &[u8]) {
     let finish = match name {
         b"response.completed" if notes.has_tool_call => "tool_calls",
@@ -98,6 +97,7 @@ pub(super) fn ended(notes: &mut Notes, name: &[u8]) {
         b"response.failed" => "error",
         _ => return,
     };
+    notes.is_loud |= finish == "error";
     notes.finish(Some(finish.to_owned()), 1);
     notes.progress = Progress::Ended;
 }

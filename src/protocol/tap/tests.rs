@@ -380,7 +380,9 @@ proptest! {
 
 #[test]
 fn a_response_that_does_not_say_how_it_stands_ends_as_its_event_says() {
-    for (event, finish) in [("completed", "stop"), ("incomplete", "length"), ("failed", "error")] {
+    for (event, finish) in
+        [("completed", "stop"), ("incomplete", "incomplete"), ("failed", "error")]
+    {
         let kind = format!("response.{event}");
         let usage = r#"{"input_tokens":7,"output_tokens":3}"#;
         let end = format!(

@@ -44,9 +44,7 @@ impl Queue {
     /// The trace, where there is no room for it, or nobody to write it.
     pub(super) fn put(&mut self, held: Held) -> Result<(bool, [Option<Held>; 2]), Held> {
         let bytes = held.bytes;
-        // Whatever its length, one trace at a time gets through.
-        let has_room = self.bytes == 0 || self.bytes + bytes <= MOST_WAITING_BYTES;
-        let is_full = self.waiting.len() >= MOST_WAITING || !has_room;
+        let is_full = self.waiting.len() >= MOST_WAITING || self.bytes + bytes > MOST_WAITING_BYTES;
         if is_full || !self.is_running || self.is_closed {
             return Err(held);
         }

@@ -40,20 +40,25 @@ impl Batch {
         self.lot.parts.first().map_or(self.lot.from, Part::number)
     }
 
-    /// The same as two; as one where there is nothing to divide. And how many traces are lost by it, since
-    /// they are damaged.
+    /// The same as two; as one, or none, where there is nothing to divide. And how many traces are lost by it,
+    /// since they are damaged.
     pub(super) fn halves(self) -> (Vec<Self>, u64) {
         let (all, mut packer) = (self.traces(), Packer::default());
         let singles = self.lot.parts.iter().filter_map(|part| part.singles(&mut packer));
         let mut parts: Vec<Part> = singles.flatten().collect();
         let damaged = all - parts.len() as u64;
         let Lot { from, to, lost, .. } = self.lot;
-        let second = parts.split_off(parts.len() / 2);
-        let middle = second.first().map_or(to, Part::number);
         let lot = |from, to, parts: Vec<Part>| Lot { from, to, parts, lost };
-        let both = [lot(from, middle, parts), lot(middle, to, second)];
-        let halves = both.into_iter().filter(|lot| lot.from < lot.to).map(Self::new).collect();
-        (halves, damaged)
+        let lots = match parts.len() {
+            0 => Vec::new(),
+            1 => vec![lot(from, to, parts)],
+            count => {
+                let second = parts.split_off(count / 2);
+                let middle = second.first().map_or(to, Part::number);
+                vec![lot(from, middle, parts), lot(middle, to, second)]
+            }
+        };
+        (lots.into_iter().map(Self::new).collect(), damaged)
     }
 
     /// The same with its long texts cut; shorter each time, and `None` where nothing is left to cut.

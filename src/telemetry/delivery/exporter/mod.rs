@@ -221,30 +221,28 @@ impl Exporter {
             return self.once_more(batch);
         }
         match outcome {
-            Some(Ok(reply)) => match reply.verdict(wall) {
-                Verdict::Accepted { rejected } => {
-                    self.pace.accepted(number);
-                    self.accepted(&batch, (rejected, is_elsewhere), || reply.said(&to));
-                }
-                Verdict::Later { after } => {
+            Some(Ok(reply)) => {
+                let verdict = reply.verdict(wall);
+                if !matches!(verdict, Verdict::Accepted { .. }) {
                     self.failed(reply.words(), &reply.said(&to));
-                    self.pace.later(after, now, &mut rand::rng());
-                    self.once_more(batch);
                 }
-                Verdict::Refused => {
-                    self.failed(reply.words(), &reply.said(&to));
-                    self.pace.refused(now);
-                    self.once_more(batch);
+                match verdict {
+                    Verdict::Accepted { rejected } => {
+                        self.pace.accepted(number);
+                        self.accepted(&batch, (rejected, is_elsewhere), || reply.said(&to));
+                    }
+                    Verdict::Later { after } => {
+                        self.pace.later(after, now, &mut rand::rng());
+                        self.once_more(batch);
+                    }
+                    Verdict::Refused => {
+                        self.pace.refused(now);
+                        self.once_more(batch);
+                    }
+                    Verdict::TooLarge => self.too_large(batch, now),
+                    Verdict::Unreadable => self.not_understood(batch, now),
                 }
-                Verdict::TooLarge => {
-                    self.failed(reply.words(), &reply.said(&to));
-                    self.too_large(batch, now);
-                }
-                Verdict::Unreadable => {
-                    self.failed(reply.words(), &reply.said(&to));
-                    self.not_understood(batch, now);
-                }
-            },
+            }
             None => self.once_more(batch),
             Some(Err(error)) => {
                 let (words, details) = http::trouble(error);
@@ -319,8 +317,11 @@ impl Exporter {
     }
 
     fn split(&mut self, batch: Batch) {
-        let (halves, damaged) = batch.halves();
+        let (range, (halves, damaged)) = (batch.range(), batch.halves());
         self.outlet.state.add_dropped(Reason::Damage, damaged);
+        if halves.is_empty() {
+            self.settle(range);
+        }
         halves.into_iter().rev().for_each(|half| self.again.push_front(half));
     }
 

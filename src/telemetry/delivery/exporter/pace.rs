@@ -82,24 +82,32 @@ impl Pace {
     /// Somebody acted: what was refused may be tried at once. A wait the destination named holds.
     pub(super) fn hurry(&mut self) {
         if self.going == Going::Refused {
-            self.not_before = None;
+            (self.failures, self.not_before) = (0, None);
         }
     }
 
     /// One failed and may do better later: full jitter, so that many gateways do not come back at
     /// the same instant, and never before the time the destination named.
     pub(super) fn later(&mut self, after: Option<Duration>, now: Instant, random: &mut impl Rng) {
-        let most = WAIT.0.saturating_mul(1 << self.failures.min(16)).min(WAIT.1);
+        let most = self.doubled(Going::Away, WAIT);
         let wait = random.random_range(Duration::ZERO..=most).max(LEAST);
-        self.failures = self.failures.saturating_add(1);
         self.wait(Going::Away, wait.max(after.unwrap_or_default()), now);
     }
 
     /// One was refused, and so will be the next.
     pub(super) fn refused(&mut self, now: Instant) {
-        let wait = REFUSED.0.saturating_mul(1 << self.failures.min(16)).min(REFUSED.1);
-        self.failures = self.failures.saturating_add(1);
-        self.wait(Going::Refused, wait, now);
+        // One that was under way beside it says nothing new.
+        if self.going != Going::Refused || self.not_before.is_none_or(|at| now >= at) {
+            let wait = self.doubled(Going::Refused, REFUSED);
+            self.wait(Going::Refused, wait, now);
+        }
+    }
+
+    /// The next wait between these bounds, by how often it went like that in a row.
+    fn doubled(&mut self, going: Going, (least, most): (Duration, Duration)) -> Duration {
+        let before = if self.going == going { self.failures } else { 0 };
+        self.failures = before.saturating_add(1);
+        least.saturating_mul(1 << before.min(16)).min(most)
     }
 
     fn wait(&mut self, going: Going, wait: Duration, now: Instant) {
@@ -148,10 +156,14 @@ mod tests {
         let number = pace.starts();
         pace.accepted(number);
         assert!(pace.may_start(1, now) && pace.going() == Going::Well);
-        for (least, most) in [(4, 5), (9, 10), (19, 20), (39, 40), (59, 60), (59, 60)] {
-            pace.refused(now);
-            assert!(!pace.may_start(0, now + Duration::from_secs(least)));
-            assert!(pace.may_start(0, now + Duration::from_secs(most)));
+        let mut then = now;
+        pace.later(None, then, &mut random);
+        for seconds in [5, 10, 20, 40, 60, 60] {
+            pace.refused(then);
+            pace.refused(then);
+            let next = then + Duration::from_secs(seconds);
+            assert!(!pace.may_start(0, next - Duration::from_secs(1)) && pace.may_start(0, next));
+            then = next;
         }
         assert_eq!(pace.going(), Going::Refused);
         pace.hurry();
