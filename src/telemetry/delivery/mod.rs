@@ -358,9 +358,7 @@ mod tests {
     /// A prompt that no compression makes much smaller, also where it comes again and again: deflate looks
     /// back 32 KiB.
     fn incompressible() -> bytes::Bytes {
-        let bits = (1..40_000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58);
-        let noise: String =
-            bits.filter_map(|bits| u8::try_from(bits + 48).ok().map(char::from)).collect();
+        let noise = spool::tests::noise("", 40_000);
         serde_json::json!({ "messages": [noise] }).to_string().into()
     }
 

@@ -13,7 +13,7 @@ pub mod read;
 mod recent;
 pub mod record;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use crate::locked::Locked;
 use ages::Ages;

@@ -163,6 +163,7 @@ pub fn each(plain: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::noise;
     use super::*;
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
     use std::io::Read as _;
@@ -189,13 +190,10 @@ mod tests {
         ) {
             // One that compresses badly, so that room runs out, and one that compresses well.
             let trace = |(seed, length): &(u64, usize)| -> Vec<u8> {
-                let mut state = *seed | 1;
-                (b'a'..=b'g').cycle().take(*length).map(|letter| {
-                    state ^= state << 13;
-                    state ^= state >> 7;
-                    state ^= state << 17;
-                    if seed.is_multiple_of(2) { b' ' + u8::try_from(state % 90).unwrap() } else { letter }
-                }).collect()
+                if seed.is_multiple_of(2) {
+                    return noise(&seed.to_string(), *length).into_bytes();
+                }
+                (b'a'..=b'g').cycle().take(*length).collect()
             };
             let mut packer = Packer::default();
             let (mut stream, mut all) = (Vec::new(), Vec::new());

@@ -60,8 +60,10 @@ pub(super) fn numbered(lot: &Lot) -> Vec<(u64, String)> {
 }
 
 /// A text that begins so, of about this length, and that no compression makes much smaller.
-pub(super) fn noise(begin: &str, length: usize) -> String {
-    let seed = begin.bytes().fold(1, |seed: u64, byte| seed * 31 + u64::from(byte));
+pub(in super::super) fn noise(begin: &str, length: usize) -> String {
+    let seed = begin
+        .bytes()
+        .fold(1, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = || {
         state ^= state << 13;
