@@ -119,11 +119,19 @@ const ADDED: &[Added] = {
     const P50: (&str, &str) = ("turn_call", "/p50_us");
     const P99: (&str, &str) = ("turn_call", "/p99_us");
     &[
-        added(("limited", "all limits: CPU of a 1 KB chat call"), (5.0, "µs"), ("beside_limited", CALL)),
+        added(
+            ("limited", "all limits: CPU of a 1 KB chat call"),
+            (5.0, "µs"),
+            ("beside_limited", CALL),
+        ),
         added(("crowded", "100,000 keys: CPU of a call"), (1.0, "µs"), ("beside_crowded", CALL)),
         added(("shared", "limits in Redis: latency, p50"), (1000.0, "µs"), P50),
         added(("shared", "limits in Redis: latency, p99"), (1000.0, "µs"), P99),
-        added(("traced", "tracing: CPU of a 1 KB chat call"), (10.0, "µs"), ("beside_traced", CALL)),
+        added(
+            ("traced", "tracing: CPU of a 1 KB chat call"),
+            (10.0, "µs"),
+            ("beside_traced", CALL),
+        ),
         added(
             ("traced", "tracing: CPU of a paced chunk"),
             (1.0, "µs"),
