@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by failing")]
 
-use cirque::protocol::{prompt, tokens};
+use cirque::protocol::{Dialect, prompt, request, tokens};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -108,7 +108,9 @@ fn the_estimate_is_near_for_what_people_and_programs_write() {
         let [fewest, most] = [*fewest, *most].map(|tokens| u64::try_from(tokens).unwrap());
         let estimate = tokens::of_text(&text);
         let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]});
-        let prompt = prompt::estimate(body.to_string().as_bytes()).most;
+        let body = body.to_string();
+        let beside = request::read(body.as_bytes(), Dialect::Chat).unwrap().beside;
+        let prompt = prompt::estimate(body.as_bytes(), beside).most;
         println!("{name:40} real {fewest:5} to {most:5}, estimate {estimate:5}, prompt {prompt:5}");
         // Tokenizers differ by up to three times where an alphabet is not Latin.
         let is_near = estimate * 100 >= most * 75 && estimate * 100 <= most * 150;

@@ -18,6 +18,9 @@ const LINKED: u64 = 4_000;
 const BYTES_A_TOKEN: u64 = 5;
 /// What providers add once a request defines tools (Anthropic: 346 with `tool_choice: auto`).
 const TOOLS: u64 = 400;
+const TOOLS_NAME: &[u8] = b"tools";
+/// The member that names a file kept at the upstream.
+const FILE: &[u8] = b"file_id";
 /// What is added to every request.
 const ALWAYS: u64 = 16;
 /// Bytes of a string that are looked at before it is searched.
@@ -42,11 +45,51 @@ pub struct Estimate {
     pub most: u64,
 }
 
-/// The estimate for a body of valid JSON.
+/// What a body has beside text, as far as the names of its members tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Whether some member may hold media or name a file.
+    pub may_be_media: bool,
+    /// How many members are named `tools`.
+    pub tools: u64,
+}
+
+impl Beside {
+    /// Looks at the name of one more member, as it stands in the body.
+    pub fn note(&mut self, name: &[u8]) {
+        self.may_be_media |= name == FILE || may_hold_media(name);
+        self.tools += u64::from(name == TOOLS_NAME);
+    }
+}
+
+/// The estimate for a body of valid JSON, of which this is known.
 #[must_use]
-pub fn estimate(body: &[u8]) -> Estimate {
+pub fn estimate(body: &[u8], beside: Beside) -> Estimate {
+    let (text, fixed) = if beside.may_be_media {
+        count_strings(body)
+    } else {
+        (count_all(body), beside.tools.saturating_mul(TOOLS))
+    };
+    let tokens = text.tokens();
+    let likely = fixed.saturating_add(ALWAYS).saturating_add(tokens);
+    Estimate { likely, most: likely.saturating_add(tokens / 4) }
+}
+
+/// Counts a body in which all strings are text: nobody needs to know where they begin and end.
+fn count_all(body: &[u8]) -> Tally {
+    let mut text = Tally::default();
+    let escaped = json_text(&mut text, body);
+    // A byte each, so that it is done in vectors.
+    let chunks = body.chunks(usize::from(u8::MAX));
+    let quotes = chunks.map(|chunk| chunk.iter().map(|byte| u8::from(*byte == b'"')).sum::<u8>());
+    text.forget_quotes(quotes.map(u64::from).sum::<u64>().saturating_sub(escaped));
+    text
+}
+
+/// Counts a body string by string, and adds up what is no text.
+fn count_strings(body: &[u8]) -> (Tally, u64) {
     let (mut text, mut strings) = (Tally::default(), 0);
-    let mut fixed = ALWAYS;
+    let mut fixed: u64 = 0;
     // What is not counted yet, and of that, what is not looked at yet.
     let (mut uncounted, mut rest) = (body, body);
     // The last string outside of which nothing but a colon has come: a member's name.
@@ -60,8 +103,8 @@ pub fn estimate(body: &[u8]) -> Estimate {
         let media = if is_name { None } else { media(name, inner) };
         if is_name {
             name = inner;
-            fixed += if name == b"tools" { TOOLS } else { 0 };
-        } else if name == b"file_id" {
+            fixed += if name == TOOLS_NAME { TOOLS } else { 0 };
+        } else if name == FILE {
             // As long as what is behind a link; and a text, should a model read it as one.
             fixed += LINKED;
         }
@@ -71,7 +114,7 @@ pub fn estimate(body: &[u8]) -> Estimate {
             uncounted = quoted.get(inner.len()..).unwrap_or_default();
         }
         match media {
-            None if has_escapes => json_text(&mut text, inner),
+            None if has_escapes => drop(json_text(&mut text, inner)),
             None => {}
             Some(Media::Image) => fixed += IMAGE,
             Some(Media::Link) => fixed += LINKED,
@@ -80,9 +123,7 @@ pub fn estimate(body: &[u8]) -> Estimate {
     }
     text.text(uncounted);
     text.forget_quotes(2 * strings);
-    let tokens = text.tokens();
-    let likely = fixed.saturating_add(tokens);
-    Estimate { likely, most: likely.saturating_add(tokens / 4) }
+    (text, fixed)
 }
 
 /// Where the next quote is: mostly behind a colon or a comma.
@@ -130,17 +171,20 @@ const fn first_byte(marks: u64) -> Option<usize> {
     if marks == 0 { None } else { Some(marks.trailing_zeros() as usize / 8) }
 }
 
-/// Counts the text of a JSON string, its escapes read.
-fn json_text(tally: &mut Tally, mut inner: &[u8]) {
+/// Counts the text of a JSON string, or of several, its escapes read; how many of these are quotes.
+fn json_text(tally: &mut Tally, mut inner: &[u8]) -> u64 {
+    let mut quotes = 0;
     while let Some(at) = memchr::memchr(b'\\', inner) {
         let (before, escape) = inner.split_at(at);
         tally.text(before);
+        quotes += u64::from(escape.get(1) == Some(&b'"'));
         let (decoded, length) = decode(escape);
         let mut utf8 = [0; 4];
         tally.text(decoded.encode_utf8(&mut utf8).as_bytes());
         inner = escape.get(length..).unwrap_or_default();
     }
     tally.text(inner);
+    quotes
 }
 
 /// The character of an escape and the bytes it takes. Half of a pair stands for a character of
@@ -161,8 +205,7 @@ fn decode(escape: &[u8]) -> (char, usize) {
 /// Whether this value of this member is media, and how much of it. Only fields that no model reads
 /// as text are looked at, so that nobody can hide a text from the count.
 fn media(name: &[u8], value: &[u8]) -> Option<Media> {
-    let may_be = matches!(name, b"url" | b"image_url" | b"data" | b"file_data" | b"file_url");
-    if !may_be {
+    if !may_hold_media(name) {
         return None;
     }
     if value.starts_with(b"http://") || value.starts_with(b"https://") {
@@ -186,6 +229,10 @@ fn media(name: &[u8], value: &[u8]) -> Option<Media> {
     Some(if is_image { Media::Image } else { other(value) })
 }
 
+const fn may_hold_media(name: &[u8]) -> bool {
+    matches!(name, b"url" | b"image_url" | b"data" | b"file_data" | b"file_url")
+}
+
 const fn other(value: &[u8]) -> Media {
     Media::Other { bytes: value.len() as u64 }
 }
@@ -194,11 +241,20 @@ const fn other(value: &[u8]) -> Media {
 mod tests {
     use super::*;
     use crate::protocol::tokens::of_text;
-    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+    use crate::protocol::{Dialect, request};
+    use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
     use serde_json::json;
 
+    /// Nothing is known.
+    const LOOKING: Beside = Beside { may_be_media: true, tools: 0 };
+
     fn tokens(body: &[u8]) -> u64 {
-        super::estimate(body).most
+        super::estimate(body, LOOKING).most
+    }
+
+    /// What reading a request finds.
+    fn beside(body: &str) -> Beside {
+        request::read(body.as_bytes(), Dialect::Chat).unwrap().beside
     }
 
     fn estimate(body: &serde_json::Value) -> u64 {
@@ -254,6 +310,20 @@ mod tests {
     }
 
     #[test]
+    fn names_tell_whether_there_may_be_media() {
+        let of = |content: serde_json::Value| beside(&message(&content).to_string());
+        assert_eq!(of(json!("a \"url\": and data")), Beside::default());
+        let tools = json!([{"tools": [1], "content": {"tools": "data"}}]);
+        assert_eq!(of(tools), Beside { may_be_media: false, tools: 2 });
+        for name in ["url", "image_url", "data", "file_data", "file_url", "file_id"] {
+            assert!(of(json!([[{ name: 1 }]])).may_be_media, "{name}");
+            let mut body = message(&json!("hi"));
+            body[name] = json!(null);
+            assert!(beside(&body.to_string()).may_be_media, "{name}");
+        }
+    }
+
+    #[test]
     fn a_text_in_a_field_for_media_counts_as_text() {
         let text = "no base64 here, but words. ".repeat(100);
         let body = json!([{"type": "input_audio", "input_audio": {"data": text}}]);
@@ -266,6 +336,22 @@ mod tests {
             let mark = "The supplier shall deliver within thirty days. ".repeat(4);
             let body = json!({ name: [text], "content": mark });
             prop_assert!(estimate(&body) >= of_text(&mark));
+        }
+
+        /// What is known of a body saves a look at each string, and changes nothing.
+        #[test]
+        fn without_media_all_of_a_body_counts_as_its_strings_do(
+            text in "[a-zA-Z0-9é漢😀\"\\\\\n\t ,.]{0,80}",
+            name in prop_oneof!["[a-z\"\\\\é]{0,9}", Just("tools".to_owned())],
+            number: u32,
+        ) {
+            let inner = json!({ &name: text, "n": [number, null, "", { &name: [&text] }] });
+            let body = json!({ "messages": [{ "role": "user", "content": inner }], "model": "m" });
+            let body = body.to_string();
+            let beside = beside(&body);
+            prop_assert!(!beside.may_be_media);
+            let looked_at = super::estimate(body.as_bytes(), LOOKING);
+            prop_assert_eq!(super::estimate(body.as_bytes(), beside), looked_at, "{}", body);
         }
 
         #[test]

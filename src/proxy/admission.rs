@@ -87,7 +87,7 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
         let output = if call.dialect == Dialect::Embeddings { 0 } else { output };
         return Weight { prompt, output, cap: output, worst: Some(NanoUsd::ZERO) };
     }
-    let prompt = prompt::estimate(&call.body);
+    let prompt = prompt::estimate(&call.body, facts.beside);
     let models = ctx.shared.current.models.load();
     let pricing = Pricing { snapshot: &ctx.snapshot, models: &models };
     let routes = &ctx.snapshot.routes;

@@ -14,6 +14,7 @@ pub use nested::within_messages;
 
 use super::Dialect;
 use super::edit::MemberSpan;
+use super::prompt::Beside;
 use crate::error::{Kind, Rejection};
 use reader::Reader;
 use scan::Scan;
@@ -60,6 +61,8 @@ pub struct RequestFacts {
     /// Whether a part of the prompt is kept at the upstream: on `/responses` what went before, or a
     /// prompt that is stored there.
     pub is_continued: bool,
+    /// What it has beside text.
+    pub beside: Beside,
     /// Just after the opening brace: where a member may be inserted.
     pub object_start: usize,
 }

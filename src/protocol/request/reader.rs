@@ -8,6 +8,7 @@ use super::scan::{Broken, Scan, Value};
 use super::{Dialect, OPTIONAL, Optional, RequestFacts, ResponseFormat};
 use crate::error::Rejection;
 use crate::protocol::edit::MemberSpan;
+use crate::protocol::prompt::Beside;
 use std::borrow::Cow;
 
 /// Reads one body. Faults of meaning are kept until the whole body has proved to be JSON.
@@ -44,6 +45,7 @@ impl<'a> Reader<'a> {
             preset: None,
             optional: Vec::new(),
             is_continued: false,
+            beside: Beside::default(),
             object_start: 0,
         };
         Self { scan, dialect, facts, required: Required::default(), prompts: 1, fault: None }
@@ -72,6 +74,7 @@ impl<'a> Reader<'a> {
         if self.facts.model.is_empty() {
             return Err(refusal("model", "`model` is missing: name the model to use."));
         }
+        self.facts.beside = self.scan.beside;
         self.facts.choices = self.facts.choices.saturating_mul(self.prompts);
         self.facts.answers = self.facts.answers.saturating_mul(self.prompts);
         match self.required.missing(self.dialect) {

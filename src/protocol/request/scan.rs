@@ -1,6 +1,7 @@
 //! What is JSON: the grammar of RFC 8259 as a cursor that never recurses, copies or builds a tree.
 
 use crate::error::{Kind, Rejection};
+use crate::protocol::prompt::Beside;
 use memchr::memchr2;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -22,6 +23,8 @@ pub(super) struct Broken {
 pub(super) struct Scan<'a> {
     text: &'a str,
     pub(super) at: usize,
+    /// What the names of members say so far.
+    pub(super) beside: Beside,
 }
 
 /// One value that has been passed over.
@@ -73,12 +76,16 @@ impl<'a> Token<'a> {
         self.raw.len() == 2
     }
 
+    /// What stands between the quotes.
+    fn inner(&self) -> &'a str {
+        self.raw.get(1..self.raw.len() - 1).unwrap_or_default()
+    }
+
     /// The text, its escapes decoded. An escape of half a surrogate pair is refused: readers
     /// disagree about what it means.
     pub(super) fn text(&self) -> Result<Cow<'a, str>, Broken> {
         if !self.is_escaped {
-            let inner = self.raw.get(1..self.raw.len() - 1);
-            return Ok(Cow::Borrowed(inner.unwrap_or_default()));
+            return Ok(Cow::Borrowed(self.inner()));
         }
         let half = Broken { at: self.start, problem: "half a surrogate pair in the string" };
         serde_json::from_str(self.raw).map(Cow::Owned).map_err(|_| half)
@@ -87,7 +94,7 @@ impl<'a> Token<'a> {
 
 impl<'a> Scan<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        Self { text, at: 0, beside: Beside::default() }
     }
 
     /// The next byte that is not white space, which is not consumed.
@@ -235,6 +242,7 @@ impl<'a> Scan<'a> {
             return self.unexpected("a colon is missing");
         }
         self.at += 1;
+        self.beside.note(key.inner().as_bytes());
         Ok(key)
     }
 
