@@ -94,11 +94,6 @@ impl Limits {
         self.store.keep().await;
     }
 
-    /// Gives back to a shared store what only calls to come would need: there are none.
-    pub async fn leave(&self) {
-        self.store.leave().await;
-    }
-
     /// Counts a failed authentication of an address; how long it has to wait where it has failed
     /// `limit` times within a minute.
     ///
@@ -108,7 +103,8 @@ impl Limits {
         self.throttle.fail(address, limit, self.now().mono)
     }
 
-    /// Writes down what is still to be written; at the end of the process.
+    /// Writes down what is still to be written, and says farewell to a shared store; at the end of the
+    /// process, outside of any runtime.
     pub fn close(&self) {
         self.store.close();
     }

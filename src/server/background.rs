@@ -1,6 +1,5 @@
 //! What runs beside the requests: background work, signals, and the drain at the end.
 
-use crate::limits::Limits;
 use crate::snapshot::Current;
 use crate::snapshot::reload::Reloader;
 use crate::telemetry::delivery::Delivery;
@@ -103,18 +102,13 @@ fn listen(kind: SignalKind) -> Option<Signal> {
 /// within `server.drain`. A second signal ends it at once.
 pub(super) struct DrainOnSignal {
     current: Arc<Current>,
-    limits: Arc<Limits>,
     delivery: Arc<Delivery>,
 }
 
 impl DrainOnSignal {
     /// A watch over this process.
-    pub(super) const fn new(
-        current: Arc<Current>,
-        limits: Arc<Limits>,
-        delivery: Arc<Delivery>,
-    ) -> Self {
-        Self { current, limits, delivery }
+    pub(super) const fn new(current: Arc<Current>, delivery: Arc<Delivery>) -> Self {
+        Self { current, delivery }
     }
 
     async fn drained(&self) {
@@ -127,7 +121,7 @@ impl DrainOnSignal {
             open => tracing::warn!(open, "drain time is over, open requests are cut"),
         }
         let deadline = deadline.min(Instant::now() + SEND);
-        tokio::join!(self.delivery.flush(deadline.into_std()), self.limits.leave());
+        self.delivery.flush(deadline.into_std()).await;
     }
 }
 

@@ -141,8 +141,7 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     server.add_service(Traces::service(Arc::clone(&shared.delivery)));
     server.add_service(Counting::service(Arc::clone(&shared.limits)));
     announce(&addresses, admin_address, banner.as_deref());
-    let drain =
-        DrainOnSignal::new(current, Arc::clone(&shared.limits), Arc::clone(&shared.delivery));
+    let drain = DrainOnSignal::new(current, Arc::clone(&shared.delivery));
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     wait_for_cut_calls(&shared.current);
     shared.delivery.close(LAST_LINES);

@@ -298,19 +298,19 @@ impl Store {
         }
     }
 
-    /// Gives back to a shared store what only calls to come would need, once there are none; within
-    /// a second.
-    pub async fn leave(&self) {
-        match self {
-            Self::Embedded(_) => {}
-            Self::Redis { shared, .. } => shared.leave().await,
-        }
-    }
-
-    /// Writes down what is still to be written; at the end of the process.
+    /// Writes down what is still to be written, and gives back to a shared store what only calls to
+    /// come would need; at the end of the process, once no call runs and outside of any runtime. Within
+    /// a second, where the disk does not hang.
     pub fn close(&self) {
         match self {
-            Self::Embedded(books) | Self::Redis { ledger: books, .. } => books.close(),
+            Self::Embedded(books) => books.close(),
+            Self::Redis { shared, ledger } => {
+                ledger.close();
+                match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime.block_on(shared.leave()),
+                    Err(error) => tracing::error!(%error, "the shared store is not told of the end"),
+                }
+            }
         }
     }
 }

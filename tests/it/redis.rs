@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Authority, Config, Gate, Gateway, KEY, Origin, RedisServer, Reply, Request,
-    assert_openai_error, chat, eventually,
+    assert_openai_error, chat, chat_stream, eventually,
 };
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -189,6 +189,34 @@ async fn a_killed_gateway_loses_no_spend_and_one_that_ends_holds_none() {
     let left = left(&second).await;
     assert!(left < 1.0 - 0.002 - 0.001, "what the running call had reserved counts: {left}");
     assert!((second.used_usd().await - 0.002).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn a_call_that_a_drain_cuts_leaves_no_reservation_behind() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let origin = Origin::start().await;
+    let key = "budget: { usd: 1, per: month }, limits: { concurrent: 2 }";
+    let config = config(&origin, &redis.url(), "local", key).server("drain: 300ms");
+    let gateways = gateways(2, &config).await;
+    let (first, second) = (&gateways[0], &gateways[1]);
+    let token = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    origin.next(Reply::stream().piece(token).hang());
+    let mut client = first.client().await;
+    let mut stream = chat_stream();
+    // Half a dollar is reserved.
+    stream["max_tokens"] = json!(50_000);
+    client.open(&Request::post(CHAT, &stream)).await;
+    client.read_until(token).await;
+    let you = async || second.status().await["you"].clone();
+    let left = |you: &Value| you["budget"]["remaining_usd"].as_f64().unwrap();
+    eventually("the reservation counts", || async { (left(&you().await) < 0.51).then_some(()) })
+        .await;
+    first.process.signal("TERM");
+    assert_eq!(first.process.exit_code().await, 0);
+    let after = you().await;
+    assert!(left(&after) > 0.999, "it cost a token and holds no more: {after}");
+    assert!(left(&after) < 1.0, "it cost a token: {after}");
+    assert_eq!(after["limits"]["concurrent"]["remaining"], 2, "{after}");
 }
 
 #[tokio::test]

@@ -49,14 +49,19 @@ pub(super) async fn keep(inner: &Arc<Inner>) {
     }
 }
 
-/// Once no more calls come: nothing is held any longer, and nobody counts on this replica.
+/// Once no call runs: nothing is held any longer, and nobody counts on this replica. Over a connection of
+/// its own, since what the keeper ran on may be gone.
 pub(super) async fn leave(inner: &Arc<Inner>) {
     inner.is_leaving.store(true, Ordering::Release);
-    let Some(live) = inner.link.live() else { return };
+    if inner.link.live().is_none() {
+        return;
+    }
     let leaving = async {
+        let (sender, _pushes) = unbounded_channel();
+        let live = Live::connect(&inner.client, inner.texts.clone(), sender).await?;
         tell_all(inner, &live, inner.entries(), Tell::Return).await?;
         clear_claims(inner);
-        beat(inner, &live, PATIENCE).await.map(|_| ())
+        beat(inner, &live, PATIENCE).await
     };
     // Who cannot be told learns it from the silence.
     let _told = timeout(FAREWELL, leaving).await;

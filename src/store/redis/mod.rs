@@ -142,7 +142,7 @@ impl Redis {
         keeper::keep(&self.0).await;
     }
 
-    /// Gives back what is held for calls to come and says farewell, once there are none; within a
+    /// Gives back what is held for calls to come and says farewell, once none runs any more; within a
     /// second.
     pub async fn leave(&self) {
         keeper::leave(&self.0).await;
