@@ -308,7 +308,9 @@ impl Store {
                 ledger.close();
                 match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => runtime.block_on(shared.leave()),
-                    Err(error) => tracing::error!(%error, "the shared store is not told of the end"),
+                    Err(error) => {
+                        tracing::error!(%error, "the shared store is not told of the end")
+                    }
                 }
             }
         }

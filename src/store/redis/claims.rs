@@ -15,8 +15,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The file in the store's folder.
+/// The file in the store's folder, and what takes its place.
 const FILE: &str = "redis-promises";
+const NEW_FILE: &str = "redis-promises.new";
+/// A file this long is written anew with the largest claim of each record alone, once it has doubled
+/// since the last time.
+const LONG: u64 = 1 << 20;
 
 /// The file, opened when it is first needed.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(super) struct Claims {
     folder: PathBuf,
     file: Option<File>,
     is_empty: bool,
+    /// Length of the file after it was last written anew, in bytes.
+    shortest: u64,
 }
 
 /// One record's claim.
@@ -39,7 +45,7 @@ pub(super) struct Claim {
 impl Claims {
     /// Of this folder, which need not exist yet.
     pub(super) const fn new(folder: PathBuf) -> Self {
-        Self { folder, file: None, is_empty: false }
+        Self { folder, file: None, is_empty: false, shortest: 0 }
     }
 
     fn file(&mut self) -> io::Result<&mut File> {
@@ -73,9 +79,11 @@ impl Claims {
             return Ok(Vec::new());
         }
         let file = self.file()?;
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         file.rewind()?;
-        file.read_to_string(&mut text)?;
+        file.read_to_end(&mut bytes)?;
+        // What a failing disk made of one line must not hide the others.
+        let text = String::from_utf8_lossy(&bytes);
         let mut all = HashMap::<(String, String, Arc<str>), Claim>::new();
         for claim in text.lines().filter_map(Claim::read) {
             let key = (claim.tag.clone(), claim.term.name(), Arc::clone(&claim.record));
@@ -83,6 +91,28 @@ impl Claims {
             known.given = known.given.max(claim.given);
         }
         Ok(all.into_values().collect())
+    }
+
+    /// Writes the file anew where it has grown long: a busy gateway adds a line a call for as long as
+    /// Redis is away, and of each record only one counts. Whatever happens on the way, one of the two
+    /// files is there whole.
+    ///
+    /// # Errors
+    /// The system's; then the file goes on as it was.
+    pub(super) fn shorten(&mut self) -> io::Result<()> {
+        if self.file.is_none() || self.file()?.metadata()?.len() < LONG.max(2 * self.shortest) {
+            return Ok(());
+        }
+        let text: String = self.all()?.iter().map(Claim::line).collect();
+        let (path, new_path) = (self.folder.join(FILE), self.folder.join(NEW_FILE));
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).open(&new_path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_data()?;
+        std::fs::rename(new_path, path)?;
+        self.file = None;
+        self.shortest = text.len() as u64;
+        Ok(())
     }
 
     /// Whether nothing is written down.
@@ -96,7 +126,7 @@ impl Claims {
     /// The system's.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.file()?.set_len(0)?;
-        self.is_empty = true;
+        (self.is_empty, self.shortest) = (true, 0);
         Ok(())
     }
 }
@@ -116,10 +146,12 @@ impl Claim {
             Period::Total => "total",
         };
         let (number, begins, ends) = (term.number, term.begins_ms, term.ends_ms);
-        format!("{tag} {per} {number} {begins} {ends} {record} {given}\n")
+        // The first line end closes what a full disk or a death may have left of the line before.
+        format!("\n{tag} {per} {number} {begins} {ends} {record} {given}\n")
     }
 
-    /// `None` where the line is not whole: its process was killed before its call went out.
+    /// `None` where the line is not whole: its process was killed before its call went out. One that
+    /// lacks the last digits of its amount claims less, which changes nothing.
     fn read(line: &str) -> Option<Self> {
         let words: Vec<&str> = line.split(' ').collect();
         let [tag, per, number, begins, ends, record, given] = words.as_slice() else { return None };
@@ -173,12 +205,56 @@ mod tests {
         }
         claims.file().unwrap().write_all(b"0123 month 24312 17").unwrap();
         let mut later = Claims::new(folder.path().join("new"));
-        let mut found = later.all().unwrap();
-        found.sort_by_key(|claim| claim.record.to_string());
-        assert_eq!(found, [claim("a", 9), claim("b", 7)]);
+        assert_eq!(sorted(&mut later), [claim("a", 9), claim("b", 7)]);
+        later.note(&claim("d", 3)).unwrap();
+        later.file().unwrap().write_all(b"\n\xff\xfe 0123 month 24312 17").unwrap();
+        later.note(&claim("d", 4)).unwrap();
+        assert_eq!(
+            sorted(&mut later),
+            [claim("a", 9), claim("b", 7), claim("d", 4)],
+            "what stands behind a torn line"
+        );
         later.clear().unwrap();
         assert_eq!(Claims::new(folder.path().join("new")).all().unwrap(), []);
         later.note(&claim("c", 1)).unwrap();
         assert_eq!(later.all().unwrap(), [claim("c", 1)]);
+    }
+
+    #[test]
+    fn a_long_outage_fills_no_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let mut claims = Claims::new(folder.path().to_owned());
+        let length = || std::fs::metadata(&path).unwrap().len();
+        let mut given = 0;
+        let mut longest = 0;
+        for _ in 0..60_000 {
+            given += 1;
+            claims.note(&claim(if given % 2 == 0 { "a" } else { "b" }, given)).unwrap();
+            longest = longest.max(length());
+            claims.shorten().unwrap();
+        }
+        assert!(longest < LONG + 200 && length() < LONG, "{longest} {}", length());
+        assert_eq!(sorted(&mut claims), [claim("a", 60_000), claim("b", 59_999)]);
+        let mut later = Claims::new(folder.path().to_owned());
+        assert_eq!(sorted(&mut later), [claim("a", 60_000), claim("b", 59_999)]);
+        // Where every line counts nothing is gained, and not tried again with each of them.
+        later.clear().unwrap();
+        for record in 0..20_000 {
+            later.note(&claim(&format!("record-{record}"), 1)).unwrap();
+        }
+        later.shorten().unwrap();
+        let (shortest, is_new) = (later.shortest, later.file.is_none());
+        assert!(shortest > LONG && is_new, "{shortest}");
+        later.note(&claim("one-more", 1)).unwrap();
+        later.shorten().unwrap();
+        assert_eq!((later.shortest, later.file.is_none()), (shortest, false));
+        assert_eq!(later.all().unwrap().len(), 20_001);
+    }
+
+    fn sorted(claims: &mut Claims) -> Vec<Claim> {
+        let mut found = claims.all().unwrap();
+        found.sort_by_key(|claim| claim.record.to_string());
+        found
     }
 }

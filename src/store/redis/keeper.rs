@@ -41,6 +41,7 @@ pub(super) async fn keep(inner: &Arc<Inner>) {
             Ok((live, pushes)) => serve(inner, &live, pushes).await,
             Err(trouble) => inner.link.failed(trouble),
         }
+        shorten_claims(inner);
         // A connection that lived is worth a quick try.
         pause =
             if begun.elapsed() > LAST_PAUSE { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
@@ -241,6 +242,13 @@ async fn tell_claims(inner: &Inner, live: &Live) -> Result<(), Trouble> {
         live.answer(Instant::now() + PATIENCE, told).await?;
     }
     Ok(())
+}
+
+/// While Redis is away, so that promises do not fill the disk.
+fn shorten_claims(inner: &Inner) {
+    if let Err(error) = lock(&inner.claims).shorten() {
+        tracing::warn!(%error, "promises cannot be written anew; their file goes on growing");
+    }
 }
 
 /// Once Redis knows every promise, none need stand on disk.
