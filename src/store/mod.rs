@@ -305,13 +305,17 @@ impl Store {
         match self {
             Self::Embedded(books) => books.close(),
             Self::Redis { shared, ledger } => {
-                ledger.close();
                 match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                    Ok(runtime) => runtime.block_on(shared.leave()),
+                    Ok(runtime) => {
+                        runtime.block_on(shared.leave());
+                        // A name that is still looked up is not waited for.
+                        runtime.shutdown_background();
+                    }
                     Err(error) => {
-                        tracing::error!(%error, "the shared store is not told of the end")
+                        tracing::error!(%error, "the shared store is not told of the end");
                     }
                 }
+                ledger.close();
             }
         }
     }

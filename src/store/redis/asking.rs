@@ -44,7 +44,9 @@ impl Inner {
                 Ok(answer) => answer,
                 Err(trouble) => {
                     question.unanswered();
-                    self.link.give_up(&live, trouble, self.when().here);
+                    if let Err(trouble) = self.unless_spoilt(entry, Err(trouble)) {
+                        self.link.give_up(&live, trouble, self.when().here);
+                    }
                     break;
                 }
             };
@@ -84,8 +86,9 @@ impl Inner {
 
     /// Decides without Redis, as the operator wants it.
     fn decide_alone(&self, entry: &Arc<Entry>, account: &Account, ask: &Ask) -> Outcome {
-        let (when, since) = (self.when(), self.link.condition().since);
+        let when = self.when();
         let mut books = lock(&entry.books);
+        let since = books.spoilt_since().unwrap_or_else(|| self.link.condition().since);
         let decided = match (self.on_down, self.share.load().as_deref()) {
             (OnDown::Allow, _) => Ok(books.admit_anyway(account, ask, when, || self.record())),
             (OnDown::Local, Some(share)) => books.admit_alone(account, ask, when, *share, since),

@@ -119,6 +119,16 @@ pub(super) struct Books {
     pub(super) budget: Option<Budget>,
     /// Whether Redis counts the calls that run.
     pub(super) is_tracked: bool,
+    spoilt: Spoilt,
+}
+
+/// Whether Redis can work with what it holds of an account.
+#[derive(Debug, Default)]
+struct Spoilt {
+    /// Since when not.
+    since: Option<Duration>,
+    /// Once: what one script stumbles over another one may not.
+    has_been_told: bool,
 }
 
 impl Books {
@@ -137,7 +147,19 @@ impl Books {
             straddle: None,
             budget: None,
             is_tracked: false,
+            spoilt: Spoilt::default(),
         }
+    }
+
+    /// Redis cannot work with what it holds of this account; whether that is news.
+    pub(super) fn spoil(&mut self, now: Duration) -> bool {
+        self.spoilt.since.get_or_insert(now);
+        !std::mem::replace(&mut self.spoilt.has_been_told, true)
+    }
+
+    /// Since when Redis cannot work with what it holds of this account, if so.
+    pub(super) const fn spoilt_since(&self) -> Option<Duration> {
+        self.spoilt.since
     }
 
     /// Whether what Redis last said is too old to show.
@@ -229,6 +251,7 @@ impl Books {
         answer: &Answer,
         now: Duration,
     ) -> Option<NanoUsd> {
+        self.spoilt.since = None;
         let is_admitted = answer.decision == Decision::Admitted;
         let mut reserved = NanoUsd::ZERO;
         if let Some(lease) = self.lease_of(admission.term) {

@@ -6,13 +6,14 @@
 
 use super::books::{Books, Report};
 use super::lease::{Term, Word};
+use super::lock;
 use super::names::Names;
 use crate::store::Period;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The file in the store's folder, and what takes its place.
@@ -28,8 +29,20 @@ pub(super) struct Claims {
     folder: PathBuf,
     file: Option<File>,
     is_empty: bool,
+    /// Whether all that an earlier process wrote has been told.
+    is_told: bool,
     /// Length of the file after it was last written anew, in bytes.
     shortest: u64,
+    /// How often it was cleared.
+    cleared: u64,
+}
+
+/// What is to be written anew: the first bytes of the file, which nobody changes any more.
+#[derive(Debug)]
+struct Draft {
+    folder: PathBuf,
+    until: u64,
+    cleared: u64,
 }
 
 /// One record's claim.
@@ -45,7 +58,7 @@ pub(super) struct Claim {
 impl Claims {
     /// Of this folder, which need not exist yet.
     pub(super) const fn new(folder: PathBuf) -> Self {
-        Self { folder, file: None, is_empty: false, shortest: 0 }
+        Self { folder, file: None, is_empty: false, is_told: false, shortest: 0, cleared: 0 }
     }
 
     fn file(&mut self) -> io::Result<&mut File> {
@@ -82,42 +95,43 @@ impl Claims {
         let mut bytes = Vec::new();
         file.rewind()?;
         file.read_to_end(&mut bytes)?;
-        // What a failing disk made of one line must not hide the others.
-        let text = String::from_utf8_lossy(&bytes);
-        let mut all = HashMap::<(String, String, Arc<str>), Claim>::new();
-        for claim in text.lines().filter_map(Claim::read) {
-            let key = (claim.tag.clone(), claim.term.name(), Arc::clone(&claim.record));
-            let known = all.entry(key).or_insert_with(|| claim.clone());
-            known.given = known.given.max(claim.given);
-        }
-        Ok(all.into_values().collect())
+        Ok(largest(&bytes))
     }
 
-    /// Writes the file anew where it has grown long: a busy gateway adds a line a call for as long as
-    /// Redis is away, and of each record only one counts. Whatever happens on the way, one of the two
-    /// files is there whole.
-    ///
-    /// # Errors
-    /// The system's; then the file goes on as it was.
-    pub(super) fn shorten(&mut self) -> io::Result<()> {
-        if self.file.is_none() || self.file()?.metadata()?.len() < LONG.max(2 * self.shortest) {
+    fn draft(&mut self) -> io::Result<Option<Draft>> {
+        if self.file.is_none() {
+            return Ok(None);
+        }
+        let until = self.file()?.metadata()?.len();
+        let is_long = until >= LONG.max(2 * self.shortest);
+        let cleared = self.cleared;
+        Ok(is_long.then(|| Draft { folder: self.folder.clone(), until, cleared }))
+    }
+
+    /// Takes the new file, with what was noted meanwhile.
+    fn adopt(&mut self, draft: &Draft, mut new: File) -> io::Result<()> {
+        if draft.cleared != self.cleared {
             return Ok(());
         }
-        let text: String = self.all()?.iter().map(Claim::line).collect();
-        let (path, new_path) = (self.folder.join(FILE), self.folder.join(NEW_FILE));
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).open(&new_path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_data()?;
-        std::fs::rename(new_path, path)?;
+        let mut rest = Vec::new();
+        let file = self.file()?;
+        file.seek(SeekFrom::Start(draft.until))?;
+        file.read_to_end(&mut rest)?;
+        new.write_all(&rest)?;
+        std::fs::rename(self.folder.join(NEW_FILE), self.folder.join(FILE))?;
+        self.shortest = new.metadata()?.len();
         self.file = None;
-        self.shortest = text.len() as u64;
         Ok(())
     }
 
-    /// Whether nothing is written down.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.is_empty
+    /// Redis has heard all that an earlier process wrote.
+    pub(super) const fn are_told(&mut self) {
+        self.is_told = true;
+    }
+
+    /// Whether there is something, and all of it is told or in the books of this process.
+    pub(super) const fn can_be_cleared(&self) -> bool {
+        self.is_told && !self.is_empty
     }
 
     /// Redis knows everything.
@@ -127,8 +141,48 @@ impl Claims {
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.file()?.set_len(0)?;
         (self.is_empty, self.shortest) = (true, 0);
+        self.cleared += 1;
         Ok(())
     }
+}
+
+/// Writes the file anew where it has grown long: a busy gateway adds a line a call for as long as Redis is
+/// away, and of each record only one counts. Calls note theirs while the disk is waited for. Whatever
+/// happens on the way, one of the two files is there whole.
+///
+/// # Errors
+/// The system's; then the file goes on as it was.
+pub(super) fn shorten(claims: &Mutex<Claims>) -> io::Result<()> {
+    let Some(draft) = lock(claims).draft()? else { return Ok(()) };
+    let new = draft.write()?;
+    lock(claims).adopt(&draft, new)
+}
+
+impl Draft {
+    fn write(&self) -> io::Result<File> {
+        let mut bytes = Vec::new();
+        File::open(self.folder.join(FILE))?.take(self.until).read_to_end(&mut bytes)?;
+        let text: String = largest(&bytes).iter().map(Claim::line).collect();
+        let mut options = OpenOptions::new();
+        let path = self.folder.join(NEW_FILE);
+        let mut new = options.write(true).create(true).truncate(true).open(path)?;
+        new.write_all(text.as_bytes())?;
+        new.sync_data()?;
+        Ok(new)
+    }
+}
+
+/// The largest claim of each record.
+fn largest(bytes: &[u8]) -> Vec<Claim> {
+    // What a failing disk made of one line must not hide the others.
+    let text = String::from_utf8_lossy(bytes);
+    let mut all = HashMap::<(String, String, Arc<str>), Claim>::new();
+    for claim in text.lines().filter_map(Claim::read) {
+        let key = (claim.tag.clone(), claim.term.name(), Arc::clone(&claim.record));
+        let known = all.entry(key).or_insert_with(|| claim.clone());
+        known.given = known.given.max(claim.given);
+    }
+    all.into_values().collect()
 }
 
 impl Claim {
@@ -153,6 +207,10 @@ impl Claim {
     /// `None` where the line is not whole: its process was killed before its call went out. One that
     /// lacks the last digits of its amount claims less, which changes nothing.
     fn read(line: &str) -> Option<Self> {
+        // What a lost block or a failing disk left of a line is nobody's.
+        if !line.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+            return None;
+        }
         let words: Vec<&str> = line.split(' ').collect();
         let [tag, per, number, begins, ends, record, given] = words.as_slice() else { return None };
         let per = match *per {
@@ -206,14 +264,6 @@ mod tests {
         claims.file().unwrap().write_all(b"0123 month 24312 17").unwrap();
         let mut later = Claims::new(folder.path().join("new"));
         assert_eq!(sorted(&mut later), [claim("a", 9), claim("b", 7)]);
-        later.note(&claim("d", 3)).unwrap();
-        later.file().unwrap().write_all(b"\n\xff\xfe 0123 month 24312 17").unwrap();
-        later.note(&claim("d", 4)).unwrap();
-        assert_eq!(
-            sorted(&mut later),
-            [claim("a", 9), claim("b", 7), claim("d", 4)],
-            "what stands behind a torn line"
-        );
         later.clear().unwrap();
         assert_eq!(Claims::new(folder.path().join("new")).all().unwrap(), []);
         later.note(&claim("c", 1)).unwrap();
@@ -221,35 +271,78 @@ mod tests {
     }
 
     #[test]
+    fn what_is_torn_is_neither_misread_nor_in_the_way() {
+        let spoilt = b"01\xff3 month 24312 0 1 x 5";
+        for torn in [
+            &b"01"[..],
+            b"0123 month 24312 17",
+            b"\0\0\0",
+            b"\0\x000123 month 24312 0 1 x 5",
+            spoilt,
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut claims = Claims::new(folder.path().to_owned());
+            claims.note(&claim("a", 5)).unwrap();
+            claims.file().unwrap().write_all(torn).unwrap();
+            let mut later = Claims::new(folder.path().to_owned());
+            assert_eq!(sorted(&mut later), [claim("a", 5)], "{torn:?}");
+            later.note(&claim("b", 7)).unwrap();
+            assert_eq!(sorted(&mut later), [claim("a", 5), claim("b", 7)], "{torn:?}");
+        }
+    }
+
+    #[test]
     fn a_long_outage_fills_no_disk() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
-        let mut claims = Claims::new(folder.path().to_owned());
+        let claims = Mutex::new(Claims::new(folder.path().to_owned()));
         let length = || std::fs::metadata(&path).unwrap().len();
-        let mut given = 0;
         let mut longest = 0;
-        for _ in 0..60_000 {
-            given += 1;
-            claims.note(&claim(if given % 2 == 0 { "a" } else { "b" }, given)).unwrap();
+        for given in 1..=60_000 {
+            let record = if given % 2 == 0 { "a" } else { "b" };
+            lock(&claims).note(&claim(record, given)).unwrap();
             longest = longest.max(length());
-            claims.shorten().unwrap();
+            shorten(&claims).unwrap();
         }
         assert!(longest < LONG + 200 && length() < LONG, "{longest} {}", length());
-        assert_eq!(sorted(&mut claims), [claim("a", 60_000), claim("b", 59_999)]);
-        let mut later = Claims::new(folder.path().to_owned());
-        assert_eq!(sorted(&mut later), [claim("a", 60_000), claim("b", 59_999)]);
+        assert_eq!(sorted(&mut lock(&claims)), [claim("a", 60_000), claim("b", 59_999)]);
+        let later = Mutex::new(Claims::new(folder.path().to_owned()));
+        assert_eq!(sorted(&mut lock(&later)), [claim("a", 60_000), claim("b", 59_999)]);
         // Where every line counts nothing is gained, and not tried again with each of them.
-        later.clear().unwrap();
+        lock(&later).clear().unwrap();
         for record in 0..20_000 {
-            later.note(&claim(&format!("record-{record}"), 1)).unwrap();
+            lock(&later).note(&claim(&format!("record-{record}"), 1)).unwrap();
         }
-        later.shorten().unwrap();
-        let (shortest, is_new) = (later.shortest, later.file.is_none());
-        assert!(shortest > LONG && is_new, "{shortest}");
-        later.note(&claim("one-more", 1)).unwrap();
-        later.shorten().unwrap();
-        assert_eq!((later.shortest, later.file.is_none()), (shortest, false));
-        assert_eq!(later.all().unwrap().len(), 20_001);
+        shorten(&later).unwrap();
+        let shortest = lock(&later).shortest;
+        assert!(shortest > LONG && lock(&later).file.is_none(), "{shortest}");
+        lock(&later).note(&claim("one-more", 1)).unwrap();
+        shorten(&later).unwrap();
+        assert!(lock(&later).shortest == shortest && lock(&later).file.is_some());
+        assert_eq!(lock(&later).all().unwrap().len(), 20_001);
+    }
+
+    #[test]
+    fn what_is_noted_or_cleared_while_the_file_is_written_anew_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut claims = Claims::new(folder.path().to_owned());
+        let long = |claims: &mut Claims| {
+            for given in 0..20_000 {
+                claims.note(&claim("a", given)).unwrap();
+            }
+            claims.draft().unwrap().unwrap()
+        };
+        let draft = long(&mut claims);
+        let new = draft.write().unwrap();
+        claims.note(&claim("b", 1)).unwrap();
+        claims.adopt(&draft, new).unwrap();
+        assert_eq!(sorted(&mut claims), [claim("a", 19_999), claim("b", 1)]);
+        let draft = long(&mut claims);
+        let new = draft.write().unwrap();
+        claims.clear().unwrap();
+        claims.note(&claim("c", 1)).unwrap();
+        claims.adopt(&draft, new).unwrap();
+        assert_eq!(sorted(&mut claims), [claim("c", 1)], "nothing comes back");
     }
 
     fn sorted(claims: &mut Claims) -> Vec<Claim> {

@@ -1,6 +1,7 @@
 //! The background of the shared store: connects and reconnects, says that this replica lives, and
 //! tells Redis what requests left to be told.
 
+use super::claims;
 use super::link::{Live, Trouble};
 use super::names::WANTED;
 use super::script::Roll;
@@ -29,6 +30,9 @@ const FAREWELL: Duration = Duration::from_millis(700);
 /// Once Redis has lost its data, how long every replica waits for all others to tell it theirs: longer than
 /// any of them pauses before it connects again.
 const GATHERING: Duration = Duration::from_millis(2_500);
+/// For so long after a connection came up replicas known before count, seen or not: to be seen again each
+/// of them needs a pause, an attempt to connect and a beat.
+const ASSEMBLY: Duration = Duration::from_secs(8);
 /// Accounts told of at the same time.
 const AT_ONCE: usize = 64;
 
@@ -41,7 +45,7 @@ pub(super) async fn keep(inner: &Arc<Inner>) {
             Ok((live, pushes)) => serve(inner, &live, pushes).await,
             Err(trouble) => inner.link.failed(trouble),
         }
-        shorten_claims(inner);
+        shorten_claims(inner).await;
         // A connection that lived is worth a quick try.
         pause =
             if begun.elapsed() > LAST_PAUSE { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
@@ -54,9 +58,6 @@ pub(super) async fn keep(inner: &Arc<Inner>) {
 /// its own, since what the keeper ran on may be gone.
 pub(super) async fn leave(inner: &Arc<Inner>) {
     inner.is_leaving.store(true, Ordering::Release);
-    if inner.link.live().is_none() {
-        return;
-    }
     let leaving = async {
         let (sender, _pushes) = unbounded_channel();
         let live = Live::connect(&inner.client, inner.texts.clone(), sender).await?;
@@ -64,7 +65,7 @@ pub(super) async fn leave(inner: &Arc<Inner>) {
         clear_claims(inner);
         beat(inner, &live, PATIENCE).await
     };
-    // Who cannot be told learns it from the silence.
+    // Others learn it from the silence where Redis is away.
     let _told = timeout(FAREWELL, leaving).await;
 }
 
@@ -140,8 +141,13 @@ async fn beat(inner: &Inner, live: &Live, patience: Duration) -> Result<Roll, Tr
     let asked = live.scripts.beat(&live.connection, &inner.replica, leaves);
     let roll = live.answer(Instant::now() + patience, asked).await?;
     inner.set_clock(roll.redis_ms);
-    if let Some(share) = Share::of(&inner.replica, &roll.alive) {
-        inner.share.store(Some(Arc::new(share)));
+    if let Some(seen) = Share::of(&inner.replica, &roll.alive) {
+        let condition = inner.link.condition();
+        let is_settled = condition.is_up && condition.since + ASSEMBLY < inner.when().here;
+        // The old place with the old number: a new one might be another replica's.
+        if is_settled || inner.replicas() <= seen.replicas || inner.share.load().is_none() {
+            inner.share.store(Some(Arc::new(seen)));
+        }
     }
     Ok(roll)
 }
@@ -157,6 +163,7 @@ async fn look_around(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Trouble
     let entries = inner.entries().into_iter().filter(has_news).collect();
     tell_all(inner, live, entries, Tell::News).await?;
     clear_claims(inner);
+    shorten_claims(inner).await;
     Ok(())
 }
 
@@ -207,7 +214,8 @@ async fn tell_one(
     entry.is_dirty.store(false, Ordering::Release);
     let to_look = lock(&entry.to_look).take();
     if let Some(account) = to_look {
-        inner.look(&live, &entry, &account, Instant::now() + PATIENCE).await?;
+        let looked = inner.look(&live, &entry, &account, Instant::now() + PATIENCE).await;
+        inner.unless_spoilt(&entry, looked)?;
     }
     let due = lock(&entry.books).reports_due(inner.when().here);
     // One more finds out whether that was all.
@@ -221,8 +229,9 @@ async fn tell_one(
             Ok(receipt) => lock(&entry.books).reported(&report, &receipt, inner.when().here),
             Err(trouble) => {
                 lock(&entry.books).unreported(report);
-                inner.tell(&entry);
-                return Err(trouble);
+                // Where the account alone is to blame it is tried with the next beat, not at once.
+                let trouble = inner.unless_spoilt(&entry, Err(trouble));
+                return trouble.inspect_err(|_| inner.tell(&entry));
             }
         }
     }
@@ -232,23 +241,35 @@ async fn tell_one(
 
 /// What this or an earlier process promised beyond its leases.
 async fn tell_claims(inner: &Inner, live: &Live) -> Result<(), Trouble> {
-    let claims = lock(&inner.claims).all().unwrap_or_else(|error| {
+    let all = lock(&inner.claims).all().inspect_err(|error| {
         tracing::error!(%error, "promises of an earlier process cannot be read");
-        Vec::new()
     });
-    for claim in claims {
+    let mut is_all_told = all.is_ok();
+    for claim in all.unwrap_or_default() {
         let report = claim.report(inner.when().here);
         let told = live.scripts.report(&live.connection, &report);
-        live.answer(Instant::now() + PATIENCE, told).await?;
+        let told = live.answer(Instant::now() + PATIENCE, told).await;
+        if told == Err(Trouble::Account) {
+            is_all_told = false;
+        } else {
+            told?;
+        }
+    }
+    if is_all_told {
+        lock(&inner.claims).are_told();
     }
     Ok(())
 }
 
-/// While Redis is away, so that promises do not fill the disk.
-fn shorten_claims(inner: &Inner) {
-    if let Err(error) = lock(&inner.claims).shorten() {
-        tracing::warn!(%error, "promises cannot be written anew; their file goes on growing");
-    }
+/// So that promises do not fill the disk; apart from the connection, which would wait for it.
+async fn shorten_claims(inner: &Arc<Inner>) {
+    let inner = Arc::clone(inner);
+    let shorten = move || {
+        if let Err(error) = claims::shorten(&inner.claims) {
+            tracing::warn!(%error, "promises cannot be written anew; their file goes on growing");
+        }
+    };
+    tokio::task::spawn_blocking(shorten).await.ok();
 }
 
 /// Once Redis knows every promise, none need stand on disk.
@@ -256,7 +277,9 @@ pub(super) fn clear_claims(inner: &Inner) {
     // Held from the look to the clearing: a claim that is written later stays. Whoever writes one holds no
     // books then.
     let mut claims = lock(&inner.claims);
-    if claims.is_empty() || inner.entries().iter().any(|entry| lock(&entry.books).is_overdrawn()) {
+    if !claims.can_be_cleared()
+        || inner.entries().iter().any(|entry| lock(&entry.books).is_overdrawn())
+    {
         return;
     }
     if let Err(error) = claims.clear() {

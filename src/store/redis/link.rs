@@ -19,6 +19,18 @@ const QUEUE: usize = 1024;
 /// Longest text of a library that is told, in characters.
 const FOREIGN_CHARS: usize = 160;
 
+/// How Redis and Lua begin what they say of values that a script cannot work with.
+const OF_VALUES: [&str; 8] = [
+    "WRONGTYPE ",
+    "hash value is not an integer",
+    "value is not an integer",
+    "value is not a valid float",
+    "increment or decrement would overflow",
+    "attempt to compare",
+    "attempt to perform arithmetic",
+    "bad argument",
+];
+
 /// Why Redis cannot be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -34,6 +46,8 @@ pub(super) enum Trouble {
     Code(String),
     /// Redis is there, and what it held is not.
     Emptied,
+    /// What Redis holds under one account's names is not ours; about all others it can be asked.
+    Account,
 }
 
 /// A connection that works.
@@ -75,6 +89,7 @@ impl Trouble {
             }
             Self::Code(code) => format!("it answers with {code}"),
             Self::Emptied => "it has lost its data".to_owned(),
+            Self::Account => "under one of our names it holds something else".to_owned(),
         }
     }
 }
@@ -90,6 +105,9 @@ impl From<RedisError> for Trouble {
         {
             return Self::Credentials;
         }
+        if is_of_values(code, error.detail().unwrap_or_default()) {
+            return Self::Account;
+        }
         if error.is_timeout() {
             return Self::TimedOut;
         }
@@ -102,6 +120,23 @@ impl From<RedisError> for Trouble {
         }
         Self::Connection(error.category().to_owned())
     }
+}
+
+/// Whether a script stumbled over what it found under the names it was given. Known by what is said of
+/// values and by nothing else: any other error may concern everyone.
+fn is_of_values(code: &str, detail: &str) -> bool {
+    // Before version 7 the place comes first, and the code is within the text.
+    let placed = detail.strip_prefix("Error running script (call to f_");
+    let said = placed.and_then(|rest| {
+        let (_, said) = rest.split_once(" @user_script:")?.1.split_once(": ")?;
+        Some(said)
+    });
+    let said = said.unwrap_or(detail);
+    let said = said.strip_prefix("ERR ").unwrap_or(said);
+    // What Lua itself says begins with its place.
+    let lua = said.strip_prefix("user_script:").and_then(|rest| rest.split_once(": "));
+    let said = lua.map_or(said, |(_, said)| said);
+    code == "WRONGTYPE" || code == "ERR" && OF_VALUES.iter().any(|start| said.starts_with(start))
 }
 
 impl Live {
@@ -214,6 +249,53 @@ impl Link {
         drop(condition);
         if is_news {
             tracing::warn!(why = words, "the shared store is away; `store.on_down` decides");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_with_values_is_told_from_trouble_with_the_server() {
+        let of = |code: &str, detail: &str| {
+            let error = redis::make_extension_error(code.into(), Some(detail.into()));
+            Trouble::from(error) == Trouble::Account
+        };
+        let old =
+            |said: &str| format!("Error running script (call to f_00): @user_script:12: {said}");
+        let wrong = "Operation against a key";
+        let lua = "user_script:12: attempt to compare number with nil";
+        assert!(of("WRONGTYPE", wrong) && of("ERR", &old(&format!("WRONGTYPE {wrong}"))));
+        for said in ["hash value is not an integer", "increment or decrement would overflow"] {
+            assert!(of("ERR", &format!("{said} script: 00, on @user_script:46.")), "{said}");
+            assert!(of("ERR", &old(&format!("ERR {said}"))), "{said}");
+        }
+        assert!(of("ERR", &format!("{lua} script: 00, on @user_script:12.")));
+        assert!(of("ERR", &old(lua)));
+        for code in [
+            "OOM",
+            "READONLY",
+            "MISCONF",
+            "NOREPLICAS",
+            "BUSY",
+            "LOADING",
+            "CLUSTERDOWN",
+            "MASTERDOWN",
+            "NOSCRIPT",
+            "NOAUTH",
+            "NOPERM",
+        ] {
+            assert!(!of(code, "hash value is not an integer"), "{code}");
+        }
+        for said in [
+            "The user executing the script can't run this command or subcommand",
+            "Script killed by user with SCRIPT KILL...",
+            "-OOM command not allowed",
+            "user_script:1: Script attempted to access nonexistent global variable 'unpack'",
+        ] {
+            assert!(!of("ERR", said) && !of("ERR", &old(said)), "{said}");
         }
     }
 }

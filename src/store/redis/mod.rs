@@ -26,7 +26,7 @@ use arc_swap::ArcSwapOption;
 use asking::Outcome;
 use books::{Books, When};
 use claims::Claims;
-use link::Link;
+use link::{Link, Trouble};
 use script::Texts;
 use share::Share;
 use std::collections::HashMap;
@@ -258,6 +258,25 @@ impl Inner {
             lock(&self.dirty).push(Arc::clone(entry));
             self.news.notify_one();
         }
+    }
+
+    /// Trouble with one account is none with Redis: that account alone goes without, until what is
+    /// foreign is gone.
+    fn unless_spoilt(&self, entry: &Entry, outcome: Result<(), Trouble>) -> Result<(), Trouble> {
+        if outcome != Err(Trouble::Account) {
+            return outcome;
+        }
+        let mut books = lock(&entry.books);
+        let is_news = books.spoil(self.when().here);
+        let names = format!("cirque:{{{}}}:*", books.tag());
+        drop(books);
+        if is_news {
+            tracing::error!(
+                names,
+                "the shared store holds something else under a key's names; `store.on_down` decides for that key alone"
+            );
+        }
+        Ok(())
     }
 
     fn when(&self) -> When {

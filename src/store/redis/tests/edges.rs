@@ -1,6 +1,7 @@
 //! What one account, one number or one moment must not do to all others.
 
 use super::super::keeper::clear_claims;
+use super::super::link::Trouble;
 use super::super::lock;
 use super::*;
 use std::sync::Arc;
@@ -28,6 +29,23 @@ async fn what_is_spent_before_redis_was_ever_there_is_spent_today() {
         let account = Account { key: format!("{per:?}").into(), budget, ..Account::default() };
         assert_eq!(other.store.look(&account).await.budget.unwrap().used.0, 400, "{per:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_back_first_is_not_alone_for_that() {
+    let Some(mut server) = RedisServer::start().await else { return };
+    let mut replicas = replicas(&server, 2, OnDown::Local).await;
+    // As after an outage longer than a beat counts, before the other one is back.
+    let slow = replicas.pop().unwrap();
+    slow.keeper.abort();
+    let gone = format!("ZREM cirque:{{replicas}}:alive {}", slow.store.0.replica);
+    server.say(&gone).await.unwrap();
+    server.kill();
+    replicas[0].becomes("Redis away", |health| !health.is_up).await;
+    server.restart().await;
+    replicas[0].becomes("connected again", |health| health.is_up).await;
+    assert_eq!(replicas[0].store.health().replicas, 2);
+    replicas[0].becomes("one that stays away is gone", |health| health.replicas == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,9 +77,93 @@ async fn whoever_waits_to_write_a_claim_keeps_nobody_from_the_books() {
     }
     drop(held);
     assert!(call.join().unwrap());
+    lock(&store.0.claims).are_told();
     clear_claims(&store.0);
-    assert!(!lock(&store.0.claims).is_empty(), "Redis does not know the promise");
-    assert_eq!(lock(&store.0.claims).all().unwrap().len(), 1);
+    assert_eq!(lock(&store.0.claims).all().unwrap().len(), 1, "Redis does not know the promise");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promises_that_cannot_be_read_are_not_thrown_away() {
+    let Some(server) = RedisServer::start().await else { return };
+    let folder = TempDir::new().unwrap();
+    std::fs::create_dir(folder.path().join("redis-promises")).unwrap();
+    let replica = Replica::start_in(folder, &server.url(), OnDown::Allow);
+    replica.becomes("connected", |health| health.is_up).await;
+    assert!(!lock(&replica.store.0.claims).can_be_cleared());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promises_of_a_long_outage_stay_short() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("redis-promises");
+    let length = || std::fs::metadata(&path).map_or(0, |file| file.len());
+    let replica = Replica::start_in(folder, "redis://127.0.0.1:1", OnDown::Allow);
+    let (account, mut promised) = (budget("k", 1_000), 0);
+    for _ in 0..2 {
+        while length() <= 1 << 20 {
+            granted(replica.admit(&account, 0, 500).await);
+            promised += 500;
+        }
+        eventually("written anew", || async { (length() < 1 << 19).then_some(()) }).await;
+    }
+    let all = lock(&replica.store.0.claims).all().unwrap();
+    assert_eq!(all.iter().map(|claim| claim.given).collect::<Vec<_>>(), [promised]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_broke_at_the_end_keeps_nothing_from_being_told() {
+    let Some(server) = RedisServer::start().await else { return };
+    let replicas = replicas(&server, 2, OnDown::Local).await;
+    let account = budget("k", 100_000);
+    let grant = granted(replicas[0].admit(&account, 0, 5_000).await);
+    replicas[0].keeper.abort();
+    let inner = &replicas[0].store.0;
+    let live = inner.link.live().unwrap();
+    inner.link.give_up(&live, Trouble::TimedOut, inner.when().here);
+    replicas[0].settle(&account, &grant.hold, 0, 70);
+    replicas[0].store.leave().await;
+    let funds = replicas[1].store.look(&account).await.budget.unwrap();
+    assert_eq!((funds.used.0, funds.reserved.0), (70, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_foreign_under_one_keys_names_is_the_trouble_of_that_key_alone() {
+    let Some(mut server) = RedisServer::start().await else { return };
+    let replicas = replicas(&server, 1, OnDown::Deny).await;
+    let (spoilt, other) = (all_limits("spoilt"), all_limits("other"));
+    granted(replicas[0].admit(&spoilt, 10, 100).await);
+    let entry = replicas[0].store.0.entry(&spoilt.key);
+    let (tag, record) = {
+        let books = lock(&entry.books);
+        (books.tag().to_owned(), books.lease.as_ref().unwrap().record.to_string())
+    };
+    let name = |end: &str| format!("cirque:{{{tag}}}:{end}");
+    let (requests, budget) = (name("requests"), name("budget:total"));
+    let mut spoils = ["running", "requests", "tokens", "budget:total"]
+        .map(|end| (format!("SET {} x", name(end)), format!("DEL {}", name(end))))
+        .to_vec();
+    // Without `head`, or the slot of now would be forgotten first.
+    let slots = (0..241).fold(String::new(), |slots, slot| slots + &format!(" {slot} x"));
+    spoils.push((format!("DEL {requests}\r\nHSET {requests}{slots}"), format!("DEL {requests}")));
+    spoils.push((format!("HSET {budget} {record} x"), format!("HDEL {budget} {record}")));
+    let since = replicas[0].store.0.link.condition().since;
+    for (spoil, mend) in &spoils {
+        server.say(spoil).await.unwrap();
+        for _ in 0..3 {
+            let verdict = replicas[0].admit(&spoilt, 10, 100).await;
+            assert!(matches!(verdict, Verdict::Unavailable), "{spoil}: {verdict:?}");
+            granted(replicas[0].admit(&other, 10, 100).await);
+        }
+        server.say(mend).await.unwrap();
+        granted(replicas[0].admit(&spoilt, 10, 100).await);
+    }
+    assert_eq!(replicas[0].store.0.link.condition().since, since, "the connection was kept");
+    server.say(&format!("SET {budget} x")).await.unwrap();
+    server.kill();
+    replicas[0].becomes("Redis away", |health| !health.is_up).await;
+    server.restart().await;
+    replicas[0].becomes("connected again", |health| health.is_up).await;
+    granted(replicas[0].admit(&other, 10, 100).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
