@@ -182,6 +182,7 @@ async fn every_source_of_a_cost_is_named() {
             None if source == "none" => assert_eq!(line["cost_usd"], Value::Null),
             None => assert!(line["cost_usd"].as_f64().unwrap() > 0.0),
         }
+        assert_eq!(line["cost_source"], source, "{line}");
         let counted = gateway.metric("cirque_cost_usd_total", &[("source", source)]).await;
         assert!(counted.is_some(), "{source}");
     }

@@ -7,7 +7,7 @@ use crate::harness::{
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
-const FIELDS: [&str; 24] = [
+const FIELDS: [&str; 25] = [
     "ts",
     "request_id",
     "trace_id",
@@ -29,6 +29,7 @@ const FIELDS: [&str; 24] = [
     "input_tokens",
     "output_tokens",
     "cost_usd",
+    "cost_source",
     "session_id",
     "error_code",
     "finish",
@@ -94,6 +95,7 @@ async fn a_streams_line_tells_its_story() {
         ("input_tokens", json!(812)),
         ("output_tokens", json!(94)),
         ("cost_usd", json!(0.000_821_2)),
+        ("cost_source", json!("upstream")),
         ("session_id", json!("tides")),
         ("error_code", Value::Null),
         ("finish", json!("stop")),

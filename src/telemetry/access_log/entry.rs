@@ -1,4 +1,4 @@
-//! What an access log line holds: the contract's fields in the contract's order.
+//! What an access log line holds: the contract's fields in the contract's order, and who says what it cost.
 
 use crate::protocol::usage::CostSource;
 use crate::telemetry::config::LogFormat;
@@ -55,6 +55,7 @@ struct Entry<'a> {
     input_tokens: Option<u64>,
     output_tokens: Option<u64>,
     cost_usd: Option<f64>,
+    cost_source: Option<&'static str>,
     session_id: Option<&'a str>,
     error_code: Option<&'a str>,
     finish: Option<&'a str>,
@@ -83,12 +84,18 @@ impl<'a> Entry<'a> {
             overhead_ms: millis(x.overhead),
             input_tokens: x.usage.map(|usage| usage.input_total),
             output_tokens: x.usage.map(|usage| usage.output_total),
-            cost_usd: x.cost.filter(|cost| cost.source != CostSource::None).map(|cost| cost.usd),
+            cost_usd: known_cost(x),
+            cost_source: x.cost.map(|cost| cost.source.as_str()),
             session_id: x.session_id.as_deref(),
             error_code: x.error_code,
             finish: x.finish.as_deref(),
         }
     }
+}
+
+/// What it cost, where anybody knows a price.
+fn known_cost(x: &Exchange) -> Option<f64> {
+    x.cost.filter(|cost| cost.source != CostSource::None).map(|cost| cost.usd)
 }
 
 fn shown<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -124,8 +131,8 @@ fn text(line: &mut Vec<u8>, x: &Exchange) -> io::Result<()> {
     if let Some(usage) = x.usage {
         write!(line, " tokens={}+{}", usage.input_total, usage.output_total)?;
     }
-    if let Some(cost) = x.cost {
-        write!(line, " cost=${:.6}", cost.usd)?;
+    if let Some(usd) = known_cost(x) {
+        write!(line, " cost=${usd:.6}")?;
     }
     for (name, word) in [("error", x.error_code), ("finish", x.finish.as_deref())] {
         if let Some(word) = word {
