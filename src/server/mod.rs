@@ -195,7 +195,7 @@ fn pingora_conf(server: &ServerConfig) -> ServerConf {
     let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
     ServerConf {
         threads: if server.threads == 0 { cores() } else { server.threads },
-        // Draining is ours (`background`): by the time Pingora shuts down all is said.
+        // Draining is ours (`background`): by the time Pingora shuts down nobody is to be waited for.
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()

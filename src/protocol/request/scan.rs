@@ -242,7 +242,9 @@ impl<'a> Scan<'a> {
             return self.unexpected("a colon is missing");
         }
         self.at += 1;
-        self.beside.note(key.inner().as_bytes());
+        // An upstream reads the name with its escapes decoded.
+        let name = key.text().unwrap_or_else(|_| Cow::Borrowed(key.inner()));
+        self.beside.note(name.as_bytes());
         Ok(key)
     }
 

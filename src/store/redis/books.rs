@@ -5,7 +5,7 @@ use super::lease::{Draw, Lease, Term, Word};
 use super::names::Names;
 use super::script::{Answer, Decision};
 use super::share::Straddle;
-use crate::store::{Account, Ask, Budget, NanoUsd, Ticket, Window};
+use crate::store::{Account, Ask, Budget, MINUTE, NanoUsd, Ticket, Window};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,8 +127,8 @@ pub(super) struct Books {
 struct Spoilt {
     /// Since when not.
     since: Option<Duration>,
-    /// Once: what one script stumbles over another one may not.
-    has_been_told: bool,
+    /// When the log was told: what one script stumbles over another one may not.
+    told: Option<Duration>,
 }
 
 impl Books {
@@ -151,10 +151,13 @@ impl Books {
         }
     }
 
-    /// Redis cannot work with what it holds of this account; whether that is news.
+    /// Redis cannot work with what it holds of this account; whether that is to be told, which
+    /// is once a minute.
     pub(super) fn spoil(&mut self, now: Duration) -> bool {
         self.spoilt.since.get_or_insert(now);
-        !std::mem::replace(&mut self.spoilt.has_been_told, true)
+        let is_news = self.spoilt.told.is_none_or(|told| told + MINUTE < now);
+        self.spoilt.told = if is_news { Some(now) } else { self.spoilt.told };
+        is_news
     }
 
     /// Since when Redis cannot work with what it holds of this account, if so.
@@ -251,7 +254,10 @@ impl Books {
         answer: &Answer,
         now: Duration,
     ) -> Option<NanoUsd> {
-        self.spoilt.since = None;
+        if self.spoilt.since.take().is_some() {
+            // Part of what Redis had been told may be gone.
+            self.retell();
+        }
         let is_admitted = answer.decision == Decision::Admitted;
         let mut reserved = NanoUsd::ZERO;
         if let Some(lease) = self.lease_of(admission.term) {

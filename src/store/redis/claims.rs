@@ -35,6 +35,7 @@ pub(super) struct Claims {
     shortest: u64,
     /// How often it was cleared.
     cleared: u64,
+    is_shortening: bool,
 }
 
 /// What is to be written anew: the first bytes of the file, which nobody changes any more.
@@ -58,7 +59,15 @@ pub(super) struct Claim {
 impl Claims {
     /// Of this folder, which need not exist yet.
     pub(super) const fn new(folder: PathBuf) -> Self {
-        Self { folder, file: None, is_empty: false, is_told: false, shortest: 0, cleared: 0 }
+        Self {
+            folder,
+            file: None,
+            is_empty: false,
+            is_told: false,
+            shortest: 0,
+            cleared: 0,
+            is_shortening: false,
+        }
     }
 
     fn file(&mut self) -> io::Result<&mut File> {
@@ -87,7 +96,7 @@ impl Claims {
     /// # Errors
     /// The system's.
     pub(super) fn all(&mut self) -> io::Result<Vec<Claim>> {
-        if self.is_empty || (self.file.is_none() && !self.folder.join(FILE).exists()) {
+        if self.is_empty || (self.file.is_none() && !self.folder.join(FILE).try_exists()?) {
             self.is_empty = true;
             return Ok(Vec::new());
         }
@@ -119,14 +128,19 @@ impl Claims {
         file.read_to_end(&mut rest)?;
         new.write_all(&rest)?;
         std::fs::rename(self.folder.join(NEW_FILE), self.folder.join(FILE))?;
-        self.shortest = new.metadata()?.len();
         self.file = None;
+        self.shortest = new.metadata()?.len();
         Ok(())
     }
 
-    /// Redis has heard all that an earlier process wrote.
-    pub(super) const fn are_told(&mut self) {
-        self.is_told = true;
+    /// Whether the Redis that is connected has heard all that an earlier process wrote.
+    pub(super) const fn are_told(&mut self, is_all: bool) {
+        self.is_told = is_all;
+    }
+
+    /// Whether the file is to be looked at by [`shorten`]; it is not again until that is over.
+    pub(super) const fn begin_shortening(&mut self) -> bool {
+        self.file.is_some() && !self.is_empty && !std::mem::replace(&mut self.is_shortening, true)
     }
 
     /// Whether there is something, and all of it is told or in the books of this process.
@@ -153,6 +167,12 @@ impl Claims {
 /// # Errors
 /// The system's; then the file goes on as it was.
 pub(super) fn shorten(claims: &Mutex<Claims>) -> io::Result<()> {
+    let shortened = try_shorten(claims);
+    lock(claims).is_shortening = false;
+    shortened
+}
+
+fn try_shorten(claims: &Mutex<Claims>) -> io::Result<()> {
     let Some(draft) = lock(claims).draft()? else { return Ok(()) };
     let new = draft.write()?;
     lock(claims).adopt(&draft, new)

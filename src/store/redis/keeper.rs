@@ -1,6 +1,7 @@
 //! The background of the shared store: connects and reconnects, says that this replica lives, and
 //! tells Redis what requests left to be told.
 
+use super::books::Report;
 use super::claims;
 use super::link::{Live, Trouble};
 use super::names::WANTED;
@@ -45,7 +46,7 @@ pub(super) async fn keep(inner: &Arc<Inner>) {
             Ok((live, pushes)) => serve(inner, &live, pushes).await,
             Err(trouble) => inner.link.failed(trouble),
         }
-        shorten_claims(inner).await;
+        shorten_claims(inner);
         // A connection that lived is worth a quick try.
         pause =
             if begun.elapsed() > LAST_PAUSE { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
@@ -61,12 +62,19 @@ pub(super) async fn leave(inner: &Arc<Inner>) {
     let leaving = async {
         let (sender, _pushes) = unbounded_channel();
         let live = Live::connect(&inner.client, inner.texts.clone(), sender).await?;
+        if inner.link.live().is_none() {
+            // It may not be the Redis that was told before.
+            tell_claims(inner, &live).await?;
+            inner.entries().iter().for_each(|entry| lock(&entry.books).retell());
+        }
         tell_all(inner, &live, inner.entries(), Tell::Return).await?;
         clear_claims(inner);
         beat(inner, &live, PATIENCE).await
     };
-    // Others learn it from the silence where Redis is away.
-    let _told = timeout(FAREWELL, leaving).await;
+    // Others learn it from the silence.
+    if !matches!(timeout(FAREWELL, leaving).await, Ok(Ok(_))) {
+        tracing::warn!("the shared store could not be told of the end; what is held stays used");
+    }
 }
 
 /// A connection that knows everything this replica knows.
@@ -163,7 +171,7 @@ async fn look_around(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Trouble
     let entries = inner.entries().into_iter().filter(has_news).collect();
     tell_all(inner, live, entries, Tell::News).await?;
     clear_claims(inner);
-    shorten_claims(inner).await;
+    shorten_claims(inner);
     Ok(())
 }
 
@@ -224,11 +232,10 @@ async fn tell_one(
         let Some(report) = lock(&entry.books).report(tell, inner.replicas(), now) else {
             return Ok(());
         };
-        let told = live.scripts.report(&live.connection, &report);
-        match live.answer(Instant::now() + PATIENCE, told).await {
-            Ok(receipt) => lock(&entry.books).reported(&report, &receipt, inner.when().here),
+        let report = OnItsWay { entry: &entry, report: Some(report) };
+        match report.tell(&inner, &live).await {
+            Ok(()) => {}
             Err(trouble) => {
-                lock(&entry.books).unreported(report);
                 // Where the account alone is to blame it is tried with the next beat, not at once.
                 let trouble = inner.unless_spoilt(&entry, Err(trouble));
                 return trouble.inspect_err(|_| inner.tell(&entry));
@@ -237,6 +244,31 @@ async fn tell_one(
     }
     inner.tell(&entry);
     Ok(())
+}
+
+/// A report on its way. Dropped, it may not have been heard.
+struct OnItsWay<'e> {
+    entry: &'e Entry,
+    report: Option<Report>,
+}
+
+impl OnItsWay<'_> {
+    async fn tell(mut self, inner: &Inner, live: &Live) -> Result<(), Trouble> {
+        let Some(report) = &self.report else { return Ok(()) };
+        let told = live.scripts.report(&live.connection, report);
+        let receipt = live.answer(Instant::now() + PATIENCE, told).await?;
+        lock(&self.entry.books).reported(report, &receipt, inner.when().here);
+        self.report = None;
+        Ok(())
+    }
+}
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        if let Some(report) = self.report.take() {
+            lock(&self.entry.books).unreported(report);
+        }
+    }
 }
 
 /// What this or an earlier process promised beyond its leases.
@@ -250,26 +282,30 @@ async fn tell_claims(inner: &Inner, live: &Live) -> Result<(), Trouble> {
         let told = live.scripts.report(&live.connection, &report);
         let told = live.answer(Instant::now() + PATIENCE, told).await;
         if told == Err(Trouble::Account) {
+            let names = format!("{}*", report.names.common());
+            tracing::error!(names, "a promise cannot be told: something else is under these names");
             is_all_told = false;
         } else {
             told?;
         }
     }
-    if is_all_told {
-        lock(&inner.claims).are_told();
-    }
+    lock(&inner.claims).are_told(is_all_told);
     Ok(())
 }
 
-/// So that promises do not fill the disk; apart from the connection, which would wait for it.
-async fn shorten_claims(inner: &Arc<Inner>) {
+/// So that promises do not fill the disk. Where there are any: on a thread of its own, for which no beat
+/// waits, and one at a time.
+fn shorten_claims(inner: &Arc<Inner>) {
+    if !lock(&inner.claims).begin_shortening() {
+        return;
+    }
     let inner = Arc::clone(inner);
     let shorten = move || {
         if let Err(error) = claims::shorten(&inner.claims) {
             tracing::warn!(%error, "promises cannot be written anew; their file goes on growing");
         }
     };
-    tokio::task::spawn_blocking(shorten).await.ok();
+    drop(tokio::task::spawn_blocking(shorten));
 }
 
 /// Once Redis knows every promise, none need stand on disk.

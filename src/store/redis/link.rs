@@ -152,10 +152,11 @@ impl Live {
             .set_pipeline_buffer_size(QUEUE)
             .set_push_sender(pushes);
         let connected = timeout(CONNECT, async {
-            let mut connection =
-                client.get_multiplexed_async_connection_with_config(&config).await?;
-            connection.subscribe(super::names::WANTED).await?;
-            let scripts = Scripts::load(&connection, texts).await?;
+            let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+            let mut subscriber = connection.clone();
+            let subscribed = subscriber.subscribe(super::names::WANTED);
+            let loaded = Scripts::load(&connection, texts);
+            let ((), scripts) = tokio::try_join!(subscribed, loaded)?;
             Ok::<_, RedisError>(Self { connection, scripts, gone: watch::Sender::new(false) })
         });
         Ok(Arc::new(connected.await.map_err(|_| Trouble::TimedOut)??))

@@ -268,7 +268,7 @@ impl Inner {
         }
         let mut books = lock(&entry.books);
         let is_news = books.spoil(self.when().here);
-        let names = format!("cirque:{{{}}}:*", books.tag());
+        let names = format!("{}*", books.names.common());
         drop(books);
         if is_news {
             tracing::error!(

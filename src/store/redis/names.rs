@@ -36,10 +36,15 @@ impl Names {
         Self { tag, windows }
     }
 
+    /// What all its keys begin with.
+    pub(super) fn common(&self) -> String {
+        format!("cirque:{{{}}}:", self.tag)
+    }
+
     /// The key of one period of its budget: the last key of a script.
     pub(super) fn budget(&self, term: Option<&Term>) -> String {
         let term = term.map_or_else(|| NO_BUDGET.to_owned(), Term::name);
-        format!("cirque:{{{}}}:budget:{term}", self.tag)
+        format!("{}budget:{term}", self.common())
     }
 }
 

@@ -127,8 +127,9 @@ impl Scripts {
             command.arg("LOAD").arg(text);
             command.query_async(&mut connection.clone()).await
         };
-        let (admit, report) = (load(&texts.admit).await?, load(&texts.report).await?);
-        let beat = load(&texts.beat).await?;
+        // All at once: a farewell has little time.
+        let (admit, report, beat) =
+            tokio::try_join!(load(&texts.admit), load(&texts.report), load(&texts.beat))?;
         Ok(Self { texts, admit, report, beat })
     }
 

@@ -13,6 +13,15 @@ end
 
 local now = clock()
 
+-- Whatever is foreign is stumbled over before anything is counted, since the same report comes again.
+redis.call('ZCARD', KEYS[1])
+redis.call('HGET', KEYS[2], 'head')
+redis.call('HGET', KEYS[3], 'head')
+local record, used, total
+if has_budget then
+  record, used, total = merge(KEYS[4], replica, given, spent, returned, idle)
+end
+
 for _ = 1, next_number() do -- ended: call, the slot its tokens are counted in, by how many they were wrong
   local call = ARGV[at]
   at = at + 1
@@ -49,7 +58,6 @@ end
 if not has_budget then
   return { now, 0, 0, 0, 0 }
 end
-local record, used, total = merge(KEYS[4], replica, given, spent, returned, idle)
 keep(KEYS[4], replica, record, used, total, ends, now)
 local scarce = (tonumber(redis.call('HGET', KEYS[4], 'scarce')) or 0) > now and 1 or 0
 return { now, record.given, used, total, scarce }

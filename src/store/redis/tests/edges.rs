@@ -77,7 +77,7 @@ async fn whoever_waits_to_write_a_claim_keeps_nobody_from_the_books() {
     }
     drop(held);
     assert!(call.join().unwrap());
-    lock(&store.0.claims).are_told();
+    lock(&store.0.claims).are_told(true);
     clear_claims(&store.0);
     assert_eq!(lock(&store.0.claims).all().unwrap().len(), 1, "Redis does not know the promise");
 }
