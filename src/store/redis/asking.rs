@@ -36,14 +36,15 @@ impl Inner {
     /// Asks Redis, or decides without it.
     pub(super) async fn ask(&self, entry: &Arc<Entry>, account: &Account, ask: &Ask) -> Outcome {
         let deadline = Instant::now() + WAIT;
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut is_doubtful) = (FIRST_PAUSE, false);
         while let Some(live) = self.link.live() {
-            let question = Question::new(self, entry, account, ask);
+            let question = Question::new(self, entry, account, ask, deadline);
             let asked = live.scripts.admit(&live.connection, &question.admission, self.replicas());
             let answer = match live.answer(deadline, asked).await {
                 Ok(answer) => answer,
                 Err(trouble) => {
                     question.unanswered();
+                    is_doubtful = true;
                     if let Err(trouble) = self.unless_spoilt(entry, Err(trouble)) {
                         self.link.give_up(&live, trouble, self.when().here);
                     }
@@ -66,7 +67,7 @@ impl Inner {
             }
             return view::refusal(account, ask, &answer).map_or(Outcome::Unknown, Outcome::Refused);
         }
-        self.decide_alone(entry, account, ask)
+        self.decide_alone(entry, account, ask, is_doubtful)
     }
 
     /// Asks how an account stands.
@@ -85,7 +86,13 @@ impl Inner {
     }
 
     /// Decides without Redis, as the operator wants it.
-    fn decide_alone(&self, entry: &Arc<Entry>, account: &Account, ask: &Ask) -> Outcome {
+    fn decide_alone(
+        &self,
+        entry: &Arc<Entry>,
+        account: &Account,
+        ask: &Ask,
+        is_doubtful: bool,
+    ) -> Outcome {
         let when = self.when();
         let mut books = lock(&entry.books);
         let since = books.spoilt_since().unwrap_or_else(|| self.link.condition().since);
@@ -97,6 +104,9 @@ impl Inner {
         };
         match decided {
             Ok(reserved) => {
+                if is_doubtful {
+                    books.doubt(ask.call.0);
+                }
                 let claim = Claim::of(&books);
                 // The keeper holds the claims while it looks into everyone's books: never both here. What is
                 // promised stands in the books before its claim is written, so that nothing is cleared
@@ -125,8 +135,18 @@ impl Inner {
 }
 
 impl<'a> Question<'a> {
-    fn new(inner: &'a Inner, entry: &'a Arc<Entry>, account: &Account, ask: &Ask) -> Self {
-        let admission = lock(&entry.books).ask(account, ask, inner.when(), || inner.record());
+    fn new(
+        inner: &'a Inner,
+        entry: &'a Arc<Entry>,
+        account: &Account,
+        ask: &Ask,
+        deadline: Instant,
+    ) -> Self {
+        let when = inner.when();
+        let mut admission = lock(&entry.books).ask(account, ask, when, || inner.record());
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        admission.valid_until_ms = when.redis_ms.saturating_add(left);
         Self { inner, entry, admission, is_open: true }
     }
 

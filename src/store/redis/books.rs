@@ -38,6 +38,8 @@ pub(super) struct Admission {
     pub(super) record: Arc<str>,
     pub(super) draw: Option<Draw>,
     pub(super) word: Option<Word>,
+    /// By Redis' clock; a call that is asked for later than that is not counted.
+    pub(super) valid_until_ms: i64,
 }
 
 /// What Redis is told of an account.
@@ -197,6 +199,7 @@ impl Books {
             draw,
             word: lease.map(Lease::word),
             names: Arc::clone(&self.names),
+            valid_until_ms: i64::MAX,
         }
     }
 
@@ -217,6 +220,7 @@ impl Books {
             draw: None,
             word: lease.map(Lease::word),
             names: Arc::clone(&self.names),
+            valid_until_ms: i64::MAX,
         }
     }
 
@@ -315,6 +319,13 @@ impl Books {
     pub(super) fn abandon(&mut self, call: u64) {
         if self.is_tracked {
             self.end(Ended { call, slot: -1, tokens: 0 });
+        }
+    }
+
+    /// Redis may count a call that was then admitted without it: its end is told in any case.
+    pub(super) fn doubt(&mut self, call: u64) {
+        if let Some(running) = self.running.get_mut(&call) {
+            running.slot.get_or_insert(-1);
         }
     }
 

@@ -38,6 +38,8 @@ use tokio::time::Instant;
 
 /// Longest wait of a request for Redis, in all.
 const WAIT: Duration = Duration::from_millis(250);
+/// Clocks that differ by less than so many milliseconds more than before differ by how long an answer took.
+const SLOW_MS: i64 = 1_000;
 /// Accounts that one reading of the metrics may ask Redis about; all others show what is known.
 const MAX_LOOKS: usize = 1_000;
 
@@ -287,7 +289,11 @@ impl Inner {
 
     fn set_clock(&self, redis_ms: i64) {
         let ours = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.offset_ms.store(redis_ms.saturating_sub(ours), Ordering::Relaxed);
+        let (offset, before) =
+            (redis_ms.saturating_sub(ours), self.offset_ms.load(Ordering::Relaxed));
+        // An answer that was long on its way says too little.
+        let is_slow = offset < before && before - offset < SLOW_MS;
+        self.offset_ms.store(if is_slow { before } else { offset }, Ordering::Relaxed);
     }
 
     fn replicas(&self) -> u64 {

@@ -48,7 +48,7 @@ pub(super) enum Decision {
     Tokens,
     /// Not enough money.
     Budget,
-    /// The budget's period is another one by Redis' clock.
+    /// The budget's period is another one by Redis' clock, or the answer comes too late.
     Stale,
 }
 
@@ -217,6 +217,7 @@ fn admit_args(command: &mut Cmd, admission: &Admission, replicas: u64) {
     command.arg(whole(asked.unwrap_or(0).saturating_add(covered)).max(1));
     word_args(command, *word);
     command.arg(whole(replicas.max(1))).arg(&admission.names.tag).arg(WANTED);
+    command.arg(admission.valid_until_ms);
 }
 
 fn report_args(command: &mut Cmd, report: &Report) {

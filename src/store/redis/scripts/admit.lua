@@ -9,6 +9,7 @@ local replica = ARGV[10]
 local need, covered, want, least = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local given, spent, returned, idle = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]), tonumber(ARGV[18])
 local replicas, tag, channel = tonumber(ARGV[19]), ARGV[20], ARGV[21]
+local valid_until = tonumber(ARGV[22])
 local ADMITTED, CONCURRENT, REQUESTS, TOKENS, BUDGET, STALE = 0, 1, 2, 3, 4, 5
 
 local now = clock()
@@ -18,6 +19,10 @@ if budget >= 0 and (now < begins or (ends >= 0 and now >= ends)) then
 end
 
 local looks = call == ''
+-- Who asked waits no longer and has decided without us: a Redis that stood still must count nothing for it.
+if not looks and now > valid_until then
+  return { STALE, now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+end
 local tracks = concurrent >= 0 or tokens >= 0
 local code, retry = ADMITTED, 0
 local running, head_r, used_r, head_t, used_t = 0, 0, 0, 0, 0

@@ -49,6 +49,47 @@ async fn whoever_is_back_first_is_not_alone_for_that() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_stood_still_counts_nothing_for_those_who_waited_no_longer() {
+    let Some(server) = RedisServer::start().await else { return };
+    for on_down in [OnDown::Local, OnDown::Deny] {
+        let mut replicas = replicas(&server, 1, on_down).await;
+        let account = Account {
+            key: format!("{on_down:?}").into(),
+            concurrent: Some(4),
+            requests_per_minute: Some(100),
+            tokens_per_minute: Some(1_000),
+            ..Account::default()
+        };
+        let standing = granted(replicas[0].admit(&account, 10, 0).await).standing;
+        assert_eq!(standing.requests.unwrap().remaining, 99);
+        server.pause();
+        let ask = || replicas[0].admit(&account, 10, 0);
+        let mut admitted = 0;
+        for verdict in <[Verdict; 3]>::from(tokio::join!(ask(), ask(), ask())) {
+            if let Verdict::Admitted(grant) = verdict {
+                replicas[0].settle(&account, &grant.hold, 10, 0);
+                admitted += 1;
+            }
+        }
+        assert_eq!(admitted, if on_down == OnDown::Local { 3 } else { 0 });
+        server.resume();
+        replicas[0].becomes("connected again", |health| health.is_up).await;
+        let other = Replica::start(&server, on_down);
+        other.becomes("connected", |health| health.is_up).await;
+        eventually("nothing is counted twice or for nobody", || async {
+            let standing = other.store.look(&account).await;
+            let slots = standing.concurrent?.remaining;
+            let (requests, tokens) = (standing.requests?.remaining, standing.tokens?.remaining);
+            let is_so = (slots, requests, tokens) == (3, 99 - admitted, 990 - 10 * admitted);
+            is_so.then_some(())
+        })
+        .await;
+        other.stop().await;
+        replicas.remove(0).stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_waits_to_write_a_claim_keeps_nobody_from_the_books() {
     let folder = TempDir::new().unwrap();
     let config = StoreConfig {
