@@ -104,9 +104,24 @@ impl Prices {
     /// The price of a model.
     #[must_use]
     pub fn get(&self, model: &str) -> Option<Rates> {
-        let named = self.by_name.get(model).copied();
-        let matching = || self.patterns.iter().find(|(pattern, _)| pattern.matches(model));
-        named.or_else(|| matching().map(|(_, rates)| *rates))
+        self.of([model, model])
+    }
+
+    /// The price of a model by the caller's name for it and by its upstream's: a name wins over a pattern,
+    /// the caller's over the upstream's.
+    #[must_use]
+    pub fn of(&self, names: [&str; 2]) -> Option<Rates> {
+        let named = names.iter().find_map(|name| self.by_name.get(*name));
+        let matching =
+            |name: &&str| self.patterns.iter().find(|(pattern, _)| pattern.matches(name));
+        let matching = || names.iter().find_map(|name| Some(&matching(name)?.1));
+        named.or_else(matching).copied()
+    }
+
+    /// The price under exactly this name.
+    #[must_use]
+    pub fn named(&self, model: &str) -> Option<Rates> {
+        self.by_name.get(model).copied()
     }
 }
 
@@ -177,5 +192,14 @@ mod tests {
             assert_eq!(found.input, TokenPrice::per_million(dollars), "{model}");
         }
         assert_eq!(Prices::default().get("any"), None);
+        for (names, dollars) in [
+            (["else", "openai/gpt-x"], 4.0),
+            (["openai/gpt-x", "else"], 4.0),
+            (["openai/gpt-y", "openai/o"], 3.0),
+            (["else", "openai/o"], 9.0),
+        ] {
+            let found = prices.of(names).unwrap();
+            assert_eq!(found.input, TokenPrice::per_million(dollars), "{names:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! When an operator is told that a budget runs out, at 80 % and at its end, once a period; and that one
 //! counts nothing, since no price is known.
 
-use crate::store::{Account, Dimension, Funds, Refusal};
+use crate::store::{Account, Dimension, Funds, NanoUsd, Refusal};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -24,6 +24,8 @@ pub(super) struct Warnings {
 struct Told {
     /// Which period: the one that ends then.
     resets_at: Option<SystemTime>,
+    /// Of which budget: one that is raised in between has its own eighty percent.
+    limit: NanoUsd,
     share: Share,
 }
 
@@ -31,6 +33,8 @@ struct Told {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Share {
     Nearly,
+    /// What is left is too little for a call.
+    Rest,
     All,
 }
 
@@ -63,13 +67,14 @@ impl Warnings {
         );
     }
 
-    /// A call was refused. Where waiting for running calls would not help, the budget is at its end.
+    /// A call was refused. Where waiting for running calls would not help, what is left is too little for
+    /// calls like this one, which is told once, too.
     pub(super) fn refused(&self, account: &Account, funds: &Funds, refusal: &Refusal) {
         let is_at_end = refusal.by == Dimension::Budget && funds.reserved.0 == 0;
         if is_at_end
             && u128::from(funds.used.0) * 100 >= u128::from(funds.limit.0) * u128::from(NEARLY)
         {
-            self.tell(account, funds, Share::All);
+            self.tell(account, funds, Share::Rest);
         }
     }
 
@@ -88,6 +93,14 @@ impl Warnings {
                     "80 % of the budget is used"
                 );
             }
+            Share::Rest => {
+                tracing::warn!(
+                    key,
+                    used_usd = used,
+                    budget_usd = budget,
+                    "100 % of the budget is used, but for what is too little for a call"
+                );
+            }
             Share::All => {
                 tracing::warn!(
                     key,
@@ -101,9 +114,10 @@ impl Warnings {
 
     fn is_news(&self, account: &Account, funds: &Funds, share: Share) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Told { resets_at: funds.resets_at, share };
+        let now = Told { resets_at: funds.resets_at, limit: funds.limit, share };
+        let is_same = |before: &Told| Told { share, ..*before } == now;
         match told.get(&account.key) {
-            Some(before) if before.resets_at == now.resets_at && before.share >= share => false,
+            Some(before) if is_same(before) && before.share >= share => false,
             Some(_) | None => {
                 told.insert(Arc::clone(&account.key), now);
                 true
@@ -115,7 +129,6 @@ impl Warnings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::NanoUsd;
     use std::time::Duration;
 
     fn funds(used: u64, period: u64) -> Funds {
@@ -137,5 +150,11 @@ mod tests {
         assert!(!news(100, 1, Share::All));
         assert!(!news(100, 1, Share::Nearly));
         assert!(news(80, 2, Share::Nearly));
+        assert!(news(85, 2, Share::Rest));
+        assert!(!news(85, 2, Share::Nearly));
+        assert!(news(100, 2, Share::All), "what was too little is used up now");
+        let raised = Funds { limit: NanoUsd(1_000), ..funds(800, 2) };
+        assert!(warnings.is_news(&account, &raised, Share::Nearly), "a raised budget");
+        assert!(!warnings.is_news(&account, &raised, Share::Nearly));
     }
 }

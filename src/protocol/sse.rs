@@ -6,6 +6,9 @@ use memchr::{memchr, memchr2};
 /// (images, tool results); those without a bound were filled by an upstream that sent no newline.
 const MAX_EVENT_BYTES: usize = 1 << 20;
 
+/// What is kept of the end of a longer one.
+const END_BYTES: usize = 64 << 10;
+
 /// Buffers above this are given back after the event that needed them, so that an idle stream
 /// stays small.
 const KEPT_CAPACITY_BYTES: usize = 16 << 10;
@@ -17,14 +20,14 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct Event<'a> {
     /// The `event` field; empty where there is none.
     pub name: &'a [u8],
-    /// The `data` lines, joined by a line feed; nothing of an event that was too long.
+    /// The `data` lines, joined by a line feed; of an event that was too long its last bytes.
     pub data: &'a [u8],
     /// Whether it was too long to be kept.
     pub is_skipped: bool,
 }
 
 /// Finds events over arbitrary cuts, with LF, CRLF or CR. Nothing makes it fail: of an event over
-/// 1 MiB there is but the name, if it came first. It allocates only for what a cut or several `data` lines split.
+/// 1 MiB there is but the end, and the name if it came first. It allocates only for what a cut or several `data` lines split.
 #[derive(Debug, Default)]
 pub struct Framer {
     /// How much of a byte order mark has been seen at the very start.
@@ -40,6 +43,8 @@ pub struct Framer {
     data: Vec<u8>,
     has_data: bool,
     bytes: usize,
+    /// The last bytes of an event that is too long.
+    end: Vec<u8>,
     /// Bytes since the last place where an event of our own may stand.
     unfinished: usize,
     skipped: u64,
@@ -203,8 +208,22 @@ impl Framer {
     /// Counts bytes of the open event; false once they are too many, however they were cut.
     fn fits(&mut self, part: &[u8]) -> bool {
         self.is_open = true;
+        let was_kept = self.bytes <= MAX_EVENT_BYTES;
         self.bytes = self.bytes.saturating_add(part.len());
-        self.bytes <= MAX_EVENT_BYTES
+        if self.bytes <= MAX_EVENT_BYTES {
+            return true;
+        }
+        if was_kept {
+            let before = if self.begun.is_empty() { &self.data } else { &self.begun };
+            self.end = last_of(before).to_vec();
+        }
+        self.end.extend_from_slice(last_of(part));
+        let surplus = self.end.len().saturating_sub(END_BYTES);
+        // Now and then, or many small parts would cost a copy of it all each.
+        if surplus > END_BYTES {
+            self.end.drain(..surplus);
+        }
+        false
     }
 
     fn add_data(&mut self, value: &[u8]) {
@@ -234,7 +253,8 @@ impl Framer {
         let name = here.name.unwrap_or(&self.name);
         if self.bytes > MAX_EVENT_BYTES {
             self.skipped += 1;
-            on(Event { name, data: b"", is_skipped: true });
+            on(Event { name, data: last_of(&self.end), is_skipped: true });
+            self.end = Vec::new();
         } else if let Some(data) = here.data {
             on(Event { name, data, is_skipped: false });
         } else if self.has_data {
@@ -248,6 +268,10 @@ impl Framer {
             buffer.shrink_to(KEPT_CAPACITY_BYTES);
         }
     }
+}
+
+fn last_of(bytes: &[u8]) -> &[u8] {
+    bytes.get(bytes.len().saturating_sub(END_BYTES)..).unwrap_or(bytes)
 }
 
 /// Splits a line into its field and its value, less one leading space.
@@ -355,7 +379,32 @@ mod tests {
                 assert_eq!(framer.skipped(), u64::from(!whole));
                 assert_eq!(seen.last().unwrap().1, "after");
                 assert!(framer.data.capacity() <= KEPT_CAPACITY_BYTES);
+                assert_eq!(framer.end.capacity(), 0);
                 assert!(framer.at_boundary());
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_longer_event_the_end_is_known_in_every_cut() {
+        let long = "x".repeat(MAX_EVENT_BYTES - 30);
+        for (lines, end) in [
+            (format!("data: {long}{long}the end"), "xthe end".to_owned()),
+            (format!("data: {long}\ndata: {long}the end"), "xthe end".to_owned()),
+            (
+                format!("data: {long}{}the end", "y".repeat(40)),
+                format!("x{}the end", "y".repeat(40)),
+            ),
+        ] {
+            let stream = format!("event: e\n{lines}\n\n");
+            for size in [stream.len(), 7, 65_536, 1_000_003] {
+                let (mut framer, mut ends) = (Framer::new(), Vec::new());
+                for chunk in stream.as_bytes().chunks(size) {
+                    framer.push(chunk, |event| ends.push(event.data.to_vec()));
+                    assert!(framer.end.len() <= 2 * END_BYTES);
+                }
+                assert_eq!((ends.len(), ends[0].len()), (1, END_BYTES), "{size}");
+                assert!(ends[0].ends_with(end.as_bytes()), "{size}");
             }
         }
     }

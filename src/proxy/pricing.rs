@@ -110,7 +110,7 @@ impl Pricing<'_> {
         prompt_tokens: u64,
     ) -> Option<(Rates, CostSource)> {
         let prices = &self.snapshot.prices;
-        let configured = prices.get(model).or_else(|| prices.get(sent));
+        let configured = prices.of([model, sent]);
         let config = configured.map(|rates| (rates, CostSource::Config));
         config.or_else(|| {
             let listed = |model| self.listed(call, model, prompt_tokens);
@@ -122,15 +122,23 @@ impl Pricing<'_> {
     /// is known.
     pub(super) fn may_apply(&self, model: &str) -> Option<Vec<Rates>> {
         let prices = &self.snapshot.prices;
-        if let Some(rates) = prices.get(model) {
+        if let Some(rates) = prices.named(model) {
             return Some(vec![rates]);
+        }
+        let names = || {
+            let all = self.snapshot.upstreams.iter().map(|upstream| upstream.model_name(model));
+            all.filter(|name| *name != model)
+        };
+        if let Some(rates) = prices.get(model) {
+            // Where an upstream's own name has a price of its own, that one is billed.
+            let named = names().filter_map(|name| prices.named(name));
+            return Some(named.chain([rates]).collect());
         }
         // What is searched is billed beside the tokens.
         if model.ends_with(":online") {
             return None;
         }
-        let names = self.snapshot.upstreams.iter().map(|upstream| upstream.model_name(model));
-        let by_name = names.filter(|name| *name != model).filter_map(|name| prices.get(name));
+        let by_name = names().filter_map(|name| prices.get(name));
         let listed =
             self.models.offers(model).iter().map(|offer| offer.most.as_ref().map(of_catalogue));
         let rates: Vec<Rates> = by_name.map(Some).chain(listed).collect::<Option<_>>()?;

@@ -657,6 +657,30 @@ async fn an_operator_is_warned_at_80_and_at_100_percent_once() {
 }
 
 #[tokio::test]
+async fn a_budget_of_which_too_little_is_left_is_not_called_used_up() {
+    let (origin, gateway) = budgeted("usd: 0.01, per: day").await;
+    origin.always(Reply::costing(0.0099));
+    gateway.post(CHAT, &short(10)).await.assert_ok();
+    gateway.used_becomes(0.0099).await;
+    let mut dear = short(1_000);
+    for _ in 0..2 {
+        assert_openai_error(&gateway.post(CHAT, &dear).await, 429, "insufficient_quota");
+    }
+    dear["max_tokens"] = json!(1);
+    let warned = |what: &str| {
+        let lines = gateway.process.stderr.json();
+        lines.iter().filter(|line| line["message"] == what).count()
+    };
+    let rest = "100 % of the budget is used, but for what is too little for a call";
+    eventually("what is left is told", || async { (warned(rest) == 1).then_some(()) }).await;
+    assert_eq!(warned("100 % of the budget is used"), 0);
+    origin.always(Reply::costing(0.001));
+    gateway.post(CHAT, &dear).await.assert_ok();
+    let all = "100 % of the budget is used";
+    eventually("all is used now", || async { (warned(all) == 1).then_some(()) }).await;
+}
+
+#[tokio::test]
 async fn every_endpoint_is_billed() {
     let (origin, gateway) = budgeted("usd: 5, per: day").await;
     let usage = json!({"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100});

@@ -242,7 +242,7 @@ impl Notes {
     fn event(&mut self, dialect: Dialect, event: Event<'_>) {
         self.events += 1;
         if event.is_skipped {
-            return self.skipped(dialect, event.name);
+            return self.skipped(dialect, event);
         }
         let data = event.data.trim_ascii();
         if data.starts_with(b"[DONE]") {
@@ -263,11 +263,11 @@ impl Notes {
         }
     }
 
-    /// An event too long to be read, of which the name alone is known: it may be the one that repeats the
-    /// whole answer at its end.
-    fn skipped(&mut self, dialect: Dialect, name: &[u8]) {
+    /// An event too long to be read: the one that repeats the whole answer says its usage at its end.
+    fn skipped(&mut self, dialect: Dialect, event: Event<'_>) {
+        plain::read_end(self, dialect, event.data);
         if dialect == Dialect::Responses {
-            responses::ended(self, name);
+            responses::ended(self, event.name);
         }
     }
 

@@ -16,6 +16,10 @@ use std::collections::VecDeque;
 /// them an embedding or an image may be megabytes long.
 const KEPT_BYTES: usize = 64 << 10;
 
+/// Where what it says is kept, too, a reply of up to so many bytes is read whole, whatever is kept of its
+/// texts: one with an image is some megabytes long.
+const WHOLE_BYTES: usize = 4 << 20;
+
 /// So many pieces smaller than this, one after the other, are joined, so that tiny chunks cost no more
 /// than large ones.
 const MAX_SMALL: usize = 128;
@@ -82,14 +86,14 @@ impl PlainTap {
         }
     }
 
-    /// Keeps what the reply says, too, as [`super::StreamTap::keeping`] does: one of up to `limit`
-    /// bytes is read whole, of a longer one both ends are kept as they came.
+    /// Keeps what the reply says, too, as [`super::StreamTap::keeping`] does: one of up to 4 MiB, or
+    /// `limit` bytes, is read whole, of a longer one both ends are kept as they came.
     #[must_use]
     pub fn keeping(mut self, limit: Option<usize>) -> Self {
         self.keeps = limit;
         // Of embeddings only their number is kept, and of many not even that.
-        if self.dialect != Dialect::Embeddings {
-            self.most_tail = KEPT_BYTES.max(limit.unwrap_or_default());
+        if let Some(limit) = limit.filter(|_| self.dialect != Dialect::Embeddings) {
+            self.most_tail = WHOLE_BYTES.max(limit);
         }
         self
     }
@@ -237,9 +241,9 @@ fn read_reply(notes: &mut Notes, dialect: Dialect, body: &[u8]) -> bool {
     is_whole
 }
 
-/// Reads the end of a long reply, by the names of its members: within a text a quote would be
+/// Reads the end of a long reply or event, by the names of its members: within a text a quote would be
 /// escaped, so a name in plain quotes is one.
-fn read_end(notes: &mut Notes, dialect: Dialect, end: &[u8]) {
+pub(super) fn read_end(notes: &mut Notes, dialect: Dialect, end: &[u8]) {
     let usage = last_member(end, "usage").unwrap_or_default();
     if dialect == Dialect::Messages {
         anthropic::Reply::ended(word(end, "stop_reason"), read_into(usage)).note(notes);

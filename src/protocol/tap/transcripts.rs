@@ -238,14 +238,40 @@ fn a_long_text_keeps_both_ends_and_memory_is_bounded() {
 
 #[test]
 fn a_plain_reply_beyond_the_bound_keeps_both_ends_as_they_came() {
-    let text = "é".repeat(200_000);
+    let text = "é".repeat(5_000_000);
     let body = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}],"usage":{{}}}}"#);
     let raw = plain(Dialect::Chat, &body, 100_000).raw.unwrap();
     assert!(raw.head().starts_with("{\"choices\"") && raw.tail().ends_with("\"usage\":{}}"));
     assert_eq!(raw.head().len() + raw.missing() + raw.tail().len(), body.len());
     assert!(raw.head().len() + raw.tail().len() <= 100_000);
-    let said = plain(Dialect::Chat, &body, 1 << 20);
-    assert_eq!(whole(&said.choices()[0].content), text);
+    let text = "é".repeat(200_000);
+    let body = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}],"usage":{{}}}}"#);
+    for (limit, is_all) in [(1 << 20, true), (1_000, false)] {
+        let said = plain(Dialect::Chat, &body, limit);
+        let content = &said.choices()[0].content;
+        assert_eq!(content.missing() == 0, is_all, "{limit}");
+        assert_eq!(content.head().len() + content.missing() + content.tail().len(), text.len());
+        assert_eq!(said.raw, None, "whatever is kept of its texts");
+    }
+}
+
+#[test]
+fn an_event_of_megabytes_is_read_like_any_other() {
+    let image = "A".repeat(3 << 20);
+    let usage = r#"{"input_tokens":50,"output_tokens":60,"cost":0.04}"#;
+    let stream = format!(
+        "data: {{\"type\":\"response.output_text.delta\",\"delta\":\"here\"}}\n\n\
+         data: {{\"type\":\"response.completed\",\"response\":{{\"output\":[{{\"type\":\
+         \"image_generation_call\",\"result\":\"{image}\"}}],\"usage\":{usage}}}}}\n\n"
+    );
+    let mut tap = StreamTap::new(Dialect::Responses).keeping(Some(1_000));
+    for chunk in stream.as_bytes().chunks(65_536) {
+        tap.push(chunk);
+    }
+    let reading = tap.into_reading();
+    assert_eq!(reading.usage.map(|usage| usage.output_total), Some(60));
+    assert_eq!(reading.upstream_cost_usd, Some(0.04));
+    assert_eq!(whole(&reading.output.unwrap().choices()[0].content), "here");
 }
 
 proptest! {

@@ -118,6 +118,7 @@ impl Delivery {
             };
             // What a crash left is counted before anybody asks: it takes milliseconds, once.
             writer::note(&new, &new.spool.open());
+            new.tell_use();
             Arc::new(new)
         };
         let outlets = destinations.iter().map(outlet).collect();

@@ -47,6 +47,15 @@ impl Outlet {
         holds.records > 0 && age.is_none_or(|age| age >= least)
     }
 
+    /// Tells where another process delivers from this spool: what is written here waits for its end.
+    pub(super) fn tell_use(&self) {
+        let holds = self.spool.holds();
+        if holds.is_open && !holds.is_ours {
+            let (name, folder) = (&self.name, self.spool.folder().display());
+            tracing::warn!(destination = %name, %folder, "another process delivers from this spool; traces wait until it ends");
+        }
+    }
+
     pub(super) fn status(&self, now: SystemTime) -> Status {
         let holds = self.spool.holds();
         let state = match (self.state.is_disk_bad(), holds.is_ours, self.state.going()) {

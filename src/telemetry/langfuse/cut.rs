@@ -11,8 +11,25 @@ pub fn cut(text: &str, max: usize) -> Cow<'_, str> {
     let room = max.saturating_sub(mark(text.len()).len());
     let (head, rest) = text.split_at(text.floor_char_boundary(room / 2));
     let (_, tail) = rest.split_at(rest.ceil_char_boundary(rest.len().saturating_sub(room / 2)));
-    Cow::Owned(join(head, text.len() - head.len() - tail.len(), tail))
+    let gone = text.get(head.len()..text.len() - tail.len()).unwrap_or_default();
+    Cow::Owned(join(head, missing_in(gone), tail))
 }
+
+/// Bytes of a text that are gone with it: those that marks in it stand for, too.
+fn missing_in(gone: &str) -> usize {
+    let mut missing = gone.len();
+    for (at, _) in gone.match_indices(MARK.0) {
+        let behind = gone.get(at + MARK.0.len()..).unwrap_or_default();
+        let counted = behind.split_once(MARK.1).and_then(|(digits, _)| digits.parse().ok());
+        if let Some(counted) = counted {
+            missing = missing.saturating_add(counted).saturating_sub(mark(counted).len());
+        }
+    }
+    missing
+}
+
+/// What stands around the number of bytes.
+const MARK: (&str, &str) = ("…[", " bytes cut]…");
 
 /// Both ends of a text of which `missing` bytes between them are gone.
 pub(super) fn join(head: &str, missing: usize, tail: &str) -> String {
@@ -20,7 +37,7 @@ pub(super) fn join(head: &str, missing: usize, tail: &str) -> String {
 }
 
 fn mark(missing: usize) -> String {
-    format!("…[{missing} bytes cut]…")
+    [MARK.0, &missing.to_string(), MARK.1].concat()
 }
 
 /// The first `chars` characters: what Langfuse's SDKs let through of a user, a session, a name or a
@@ -46,6 +63,11 @@ mod tests {
         let short = cut(&long, 100);
         assert!(short.starts_with("beginx") && short.ends_with("xend"), "{short}");
         assert!(short.contains("bytes cut") && short.len() <= 100);
+        // What was cut before is gone all the same.
+        let again = cut(&join(&"a".repeat(100), 5_000, &"b".repeat(100)), 100).into_owned();
+        let (head, rest) = again.split_once(MARK.0).unwrap();
+        let (count, tail) = rest.split_once(MARK.1).unwrap();
+        assert_eq!(count.parse::<usize>().unwrap() + head.len() + tail.len(), 5_200);
         assert_eq!(clamp("äöü", 2), "äö");
         assert_eq!(clamp("äöü", 3), "äöü");
     }

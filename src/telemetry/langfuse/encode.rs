@@ -7,6 +7,7 @@
 use super::conversation;
 use super::destination::{Destination, DestinationKind};
 use super::facts::Facts;
+use super::media::without_media;
 use super::output;
 use super::secrets::Striker;
 use super::semconv;
@@ -275,7 +276,7 @@ fn failure(attempt: &Attempt) -> Option<String> {
     let word = attempt.outcome.as_str();
     match (&attempt.outcome, &attempt.what) {
         (Outcome::Ok, _) => None,
-        (_, Some(what)) => Some(format!("{word}: {what}")),
+        (_, Some(what)) => Some(without_media(format!("{word}: {what}"))),
         (_, None) => Some(word.to_owned()),
     }
 }

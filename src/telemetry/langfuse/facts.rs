@@ -3,6 +3,7 @@
 
 use super::destination::Destination;
 use super::input::{Input, Shown};
+use super::media::without_media;
 use super::output;
 use super::secrets::Striker;
 use super::trace::Trace;
@@ -53,7 +54,7 @@ impl<'t> Facts<'t> {
             name: [operation(trace.dialect), " ", &striker.clamp(model, MAX_NAME)].concat(),
             input: input.filter(|text| !text.is_empty()),
             output: output.filter(|text| !text.is_empty()),
-            error: if is_cancelled { None } else { error(trace, is_full, striker) },
+            error: error(trace, is_full, striker).filter(|_| !is_cancelled).map(without_media),
             is_cancelled,
             trace,
             shown,

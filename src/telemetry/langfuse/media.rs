@@ -36,6 +36,14 @@ const ENGINE: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
+/// The same of a message, where an upstream may quote what it was sent.
+pub(super) fn without_media(text: String) -> String {
+    match strip(&text) {
+        Cow::Owned(clean) => clean,
+        Cow::Borrowed(_) => text,
+    }
+}
+
 /// The text with a placeholder for each data URI and each long run of base64.
 pub(super) fn strip(text: &str) -> Cow<'_, str> {
     let mut clean = String::new();

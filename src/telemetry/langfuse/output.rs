@@ -20,7 +20,7 @@ pub(super) fn messages(said: &Transcript, finish: Option<&str>, striker: &Strike
         return format!(r#"{{"embeddings":{count},"dimensions":{length}}}"#);
     }
     if let Some(raw) = &said.raw {
-        return media::strip(&writer.text(raw)).into_owned();
+        return media::strip(&writer.raw(raw)).into_owned();
     }
     let mut out = Vec::with_capacity(said.bytes() + ROOM);
     match said.choices() {
@@ -158,6 +158,15 @@ impl Writer<'_> {
         quote(out, &media::strip(&self.text(kept)));
     }
 
+    /// A reply that was too long to be read, as it came.
+    fn raw(&self, kept: &Kept) -> String {
+        let (head, tail) = (unescaped(kept.head()), unescaped(kept.tail()));
+        let (shown, end) = (self.striker.head(&head), self.striker.tail(&tail));
+        let struck =
+            head.len() + tail.len() - shown.len().min(head.len()) - end.len().min(tail.len());
+        join(&shown, kept.missing() + struck, &end)
+    }
+
     fn text<'k>(&self, kept: &'k Kept) -> Cow<'k, str> {
         if kept.missing() == 0 {
             let is_one = kept.tail().is_empty();
@@ -173,8 +182,65 @@ impl Writer<'_> {
     }
 }
 
+/// JSON as a key would stand in it: escapes that need not be are none.
+fn unescaped(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some((before, escape)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let code = escape.strip_prefix('u').and_then(|digits| digits.get(..4));
+        let code = code.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let decoded = code.and_then(char::from_u32);
+        let decoded = decoded.filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\'));
+        let (text, length) = match (decoded, escape.chars().next()) {
+            (Some(decoded), _) => (decoded.to_string(), 5),
+            (None, Some('/')) => ("/".to_owned(), 1),
+            (None, Some(other)) => (format!("\\{other}"), other.len_utf8()),
+            (None, None) => ("\\".to_owned(), 0),
+        };
+        plain.push_str(&text);
+        rest = escape.get(length..).unwrap_or_default();
+    }
+    plain.push_str(rest);
+    plain
+}
+
 fn member(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    #[test]
+    fn a_key_in_escapes_stands_there_as_it_is() {
+        let json = r#"{"a":"CANARY\/slash\/\u006bey\\u006bey \"\n\u00e9 \ud83c\"}"#;
+        let plain = r#"{"a":"CANARY/slash/key\\u006bey \"\n\u00e9 \ud83c\"}"#;
+        assert_eq!(unescaped(json), plain);
+        for cut in [r"\", r"\u", r"\u00", r"\u006"] {
+            assert_eq!(unescaped(cut), cut);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn json_means_the_same_with_fewer_escapes(text in any::<String>(), shift in 0_u32..3) {
+            let inside = |c: char| {
+                let json = serde_json::to_string(&c).unwrap();
+                json.get(1..json.len() - 1).unwrap().to_owned()
+            };
+            let escape = |c: char| match (u32::from(c) + shift) % 3 {
+                0 if u32::from(c) < 0xd800 => format!("\\u{:04x}", u32::from(c)),
+                1 if c == '/' => "\\/".to_owned(),
+                _ => inside(c),
+            };
+            let json = format!("\"{}\"", text.chars().map(escape).collect::<String>());
+            let said = serde_json::from_str::<String>(&unescaped(&json)).unwrap();
+            prop_assert_eq!(said, text);
+        }
+    }
 }
