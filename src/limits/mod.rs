@@ -89,6 +89,18 @@ impl Limits {
         self.store.health()
     }
 
+    /// Whether this gateway's own folder of the store can be used.
+    #[must_use]
+    pub fn is_folder_up(&self) -> bool {
+        self.store.is_up()
+    }
+
+    /// Whether what was spent earlier is known, so that there is something to show.
+    #[must_use]
+    pub fn knows_spend(&self) -> bool {
+        self.store.knows_spend()
+    }
+
     /// Keeps a shared store connected, for as long as it is awaited.
     pub async fn keep(&self) {
         self.store.keep().await;

@@ -128,7 +128,10 @@ fn destination(status: &Delivered) -> Value {
 /// Where limits and spend are counted, and whether it can be asked.
 fn store(ctx: &Ctx) -> Value {
     ctx.shared.limits.health().map_or_else(
-        || json!({ "kind": "embedded" }),
+        || {
+            let is_up = ctx.shared.limits.is_folder_up();
+            json!({ "kind": "embedded", "state": if is_up { "up" } else { "down" } })
+        },
         |health| {
             json!({
                 "kind": "redis",
@@ -157,6 +160,7 @@ async fn you(ctx: &Ctx) -> Value {
         })
     };
     let funds = standing.budget;
+    let known = funds.filter(|_| ctx.shared.limits.knows_spend());
     json!({
         "key": caller.map(|caller| &*caller.name),
         "limits": {
@@ -167,9 +171,9 @@ async fn you(ctx: &Ctx) -> Value {
         },
         "budget": {
             "limit_usd": funds.map(|funds| funds.limit.usd()),
-            "used_usd": funds.map(|funds| funds.used.usd()),
+            "used_usd": known.map(|funds| funds.used.usd()),
             // What running calls have reserved is not theirs yet and not free either.
-            "remaining_usd": funds.map(|funds| funds.left().usd()),
+            "remaining_usd": known.map(|funds| funds.left().usd()),
             "resets_at": funds.and_then(|funds| moment(funds.resets_at?)),
         },
     })

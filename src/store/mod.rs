@@ -290,6 +290,21 @@ impl Store {
         }
     }
 
+    /// Whether this gateway's own folder can be used.
+    pub fn is_up(&self) -> bool {
+        match self {
+            Self::Embedded(books) | Self::Redis { ledger: books, .. } => books.is_up(),
+        }
+    }
+
+    /// Whether what was spent before this process began is known; not before the folder can be read.
+    pub fn knows_spend(&self) -> bool {
+        match self {
+            Self::Embedded(books) => books.knows_spend(),
+            Self::Redis { .. } => true,
+        }
+    }
+
     /// Stays connected to a shared store, for as long as it is awaited.
     pub async fn keep(&self) {
         match self {

@@ -583,6 +583,12 @@ async fn a_folder_that_cannot_be_written_refuses_budgets_alone() {
     let refused = gateway.post(CHAT, &chat()).await;
     assert_openai_error(&refused, 503, "limits_unavailable");
     assert_eq!(refused.header("retry-after"), Some("1"));
+    let status = gateway.status().await;
+    assert_eq!(status["store"], json!({"kind": "embedded", "state": "down"}));
+    let unknown = json!({"limit_usd": 5.0, "used_usd": null, "remaining_usd": null,
+        "resets_at": status["you"]["budget"]["resets_at"]});
+    assert_eq!(status["you"]["budget"], unknown, "nobody knows what was spent");
+    assert_eq!(gateway.metric("cirque_budget_remaining_usd", &[]).await, None);
     let free = Request::post(CHAT, &chat()).anonymous().header("x-api-key", "sk-free");
     gateway.call(&free).await.assert_ok();
     assert_eq!(origin.calls().len(), 1);
@@ -591,6 +597,9 @@ async fn a_folder_that_cannot_be_written_refuses_budgets_alone() {
         (gateway.post(CHAT, &chat()).await.status == 200).then_some(())
     })
     .await;
+    let status = gateway.status().await;
+    assert_eq!(status["store"]["state"], "up");
+    assert!(status["you"]["budget"]["used_usd"].is_number(), "{status}");
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ pub(super) struct Desk {
     pub(super) waiting: VecDeque<Record>,
     /// Ended calls there was no room for.
     pub(super) lost: u64,
+    /// Whether the last write was refused by the disk.
+    is_refused: bool,
     /// Whether there is a keeper, to write what no reservation takes along.
     pub(super) is_kept: bool,
     /// Whether it knows that something waits.
@@ -41,10 +43,16 @@ impl Desk {
         }
         let Some(journal) = &mut self.journal else { return false };
         let is_written = journal.append(self.waiting.iter().chain([record])).is_ok();
+        self.is_refused = !is_written;
         if is_written {
             self.waiting.clear();
         }
         is_written
+    }
+
+    /// Whether what happens now can be written down.
+    pub(super) const fn is_up(&self) -> bool {
+        self.journal.is_some() && !self.is_refused
     }
 
     /// Writes an ended call down, now or once it can be; or leaves it for the next reservation, where
@@ -83,7 +91,8 @@ impl Desk {
     pub(super) fn write_chunk(&mut self) -> bool {
         let count = self.waiting.len().min(CHUNK);
         let Some(journal) = self.journal.as_mut().filter(|_| count > 0) else { return false };
-        if journal.append(self.waiting.iter().take(count)).is_err() {
+        self.is_refused = journal.append(self.waiting.iter().take(count)).is_err();
+        if self.is_refused {
             return false;
         }
         self.waiting.drain(..count);

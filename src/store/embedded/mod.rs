@@ -149,6 +149,16 @@ impl Embedded {
         }
     }
 
+    /// See [`super::Store::is_up`].
+    pub fn is_up(&self) -> bool {
+        lock(&self.shared.desk).is_up()
+    }
+
+    /// See [`super::Store::knows_spend`].
+    pub fn knows_spend(&self) -> bool {
+        lock(&self.shared.desk).journal.is_some()
+    }
+
     /// See [`super::Store::close`].
     pub fn close(&self) {
         self.shared.inbox.close();
