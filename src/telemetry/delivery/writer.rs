@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+/// After so long without a trace the segment that is delivered goes.
+const IDLE: Duration = Duration::from_secs(5);
 /// How often what failed is tried again, and losses may be told.
 const TICK: Duration = Duration::from_secs(1);
 /// The same while the process ends: what waits in memory has no other chance.
@@ -117,12 +119,16 @@ impl Writer {
     fn tick(&mut self) {
         let now = Instant::now();
         self.ticked = Some(now);
-        for (outlet, appender) in &self.writing {
+        for (outlet, appender) in &mut self.writing {
             let opened = outlet.spool.open();
             // While something waits to be written, only writing it shows that all is well.
             if opened.is_err() || appender.pending_bytes() == 0 {
                 note(outlet, &opened);
             }
+            let mut flushed = Flushed::default();
+            // What cannot be deleted now is tried again, and writing shows how the disk is.
+            appender.let_go(IDLE, &mut flushed).ok();
+            count(outlet, flushed);
         }
         if self.warned.is_some_and(|last| now.duration_since(last) < WARN_EVERY) {
             return;

@@ -4,6 +4,7 @@ use super::append::Flushed;
 use super::read::Lot;
 use super::tests::{Process, deliver, noise, numbered, texts};
 use proptest::prelude::*;
+use std::time::Duration;
 use tempfile::TempDir;
 
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ enum Act {
     Refuse(prop::sample::Index),
     /// Reads anew what is not done with.
     Rewind,
+    /// Nothing was added for a while.
+    Idle,
     Crash,
     Restart,
 }
@@ -28,6 +31,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => any::<prop::sample::Index>().prop_map(Act::Settle),
         1 => any::<prop::sample::Index>().prop_map(Act::Refuse),
         1 => Just(Act::Rewind),
+        2 => Just(Act::Idle),
         1 => Just(Act::Crash),
         1 => Just(Act::Restart),
     ];
@@ -74,6 +78,14 @@ proptest! {
                 Act::Rewind => {
                     lots.clear();
                     cursor = process.cursor();
+                }
+                Act::Idle => {
+                    let mut flushed = Flushed::default();
+                    process.appender.let_go(Duration::ZERO, &mut flushed).unwrap();
+                    prop_assert_eq!(flushed, Flushed::default());
+                    if process.spool.holds().records == 0 {
+                        prop_assert_eq!(process.spool.holds().bytes, 0);
+                    }
                 }
                 Act::Crash | Act::Restart => {
                     lots.clear();

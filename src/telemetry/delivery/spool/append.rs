@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// Written with one call at most, in bytes; a longer record goes alone.
 const CHUNK: usize = 256 << 10;
@@ -55,6 +56,8 @@ struct Active {
     file: Arc<Locked>,
     first: u64,
     bytes: u64,
+    /// When it was last written to.
+    written: Instant,
 }
 
 /// What a flush did.
@@ -270,6 +273,7 @@ impl Appender {
         let outcome = active.file.write_all_at(chunk, active.bytes).map(|()| place);
         if outcome.is_ok() {
             active.bytes += length as u64;
+            active.written = Instant::now();
             // Only now: the syncer may have taken it for what was written before.
             let mut unsynced = lock(&self.spool.unsynced);
             if !unsynced.iter().any(|file| Arc::ptr_eq(file, &active.file)) {
@@ -344,7 +348,7 @@ impl Appender {
         let path = folder::open_path(&self.spool.folder, first);
         let segment = Segment { path, next: first, bytes: 0, length: 0, is_growing: true };
         index.segments.insert(first, segment);
-        Ok(Active { file, first, bytes: 0 })
+        Ok(Active { file, first, bytes: 0, written: Instant::now() })
     }
 
     /// Nothing more comes into this segment; where that cannot be said it stays the active one.
@@ -375,6 +379,26 @@ impl Appender {
             }
         }
         index.delete_done()
+    }
+
+    /// Lets go of the segment that grows once all in it is delivered and nothing was added for so long: what
+    /// callers wrote is not to stay on disk until there is more of it.
+    ///
+    /// # Errors
+    /// The disk says no; it is tried again.
+    pub fn let_go(&mut self, idle: Duration, flushed: &mut Flushed) -> io::Result<()> {
+        let Some(active) = self.active.take_if(|active| active.written.elapsed() >= idle) else {
+            return Ok(());
+        };
+        let index = self.spool.lock_index();
+        let segment = index.segments.get(&active.first);
+        let is_done = segment.is_some_and(|segment| index.progress.upto() >= segment.next);
+        drop(index);
+        if !is_done {
+            self.active = Some(active);
+            return Ok(());
+        }
+        self.seal(active, flushed)
     }
 
     /// Lets others know how much waits in memory for a disk that does not take it.

@@ -106,7 +106,12 @@ pub(super) fn take_over(folder: &Path, named: &Named) -> io::Result<Option<Named
     let Some(file) = Locked::take(File::open(&named.path)?)? else { return Ok(None) };
     let mut bytes = Vec::new();
     (&*file).read_to_end(&mut bytes)?;
-    match last_number(&bytes) {
+    let (last, torn) = last_number(&bytes);
+    if let Some(traces) = torn {
+        let folder = folder.display();
+        tracing::warn!(%folder, traces, "the end of a spool is torn; traces that were just being written are lost");
+    }
+    match last {
         Some(last) if last >= named.first => {
             let next = last.saturating_add(1);
             let path = seal(folder, &named.path, (named.first, next))?;
@@ -116,17 +121,27 @@ pub(super) fn take_over(folder: &Path, named: &Named) -> io::Result<Option<Named
     }
 }
 
-/// The highest number of any trace in an intact record.
-fn last_number(bytes: &[u8]) -> Option<u64> {
-    let (mut rest, mut last) = (bytes, None);
+/// The highest number of any trace in an intact record; and where the last record is not whole, how many
+/// traces it had, as far as it says.
+fn last_number(bytes: &[u8]) -> (Option<u64>, Option<u32>) {
+    let (mut rest, mut last, mut torn) = (bytes, None, None);
     loop {
         let taken = match record::step(rest, rest.len() as u64) {
             Step::Record(record, taken) => {
                 last = last.max(record.head.end().checked_sub(1));
+                torn = None;
                 taken
             }
-            Step::Skip(bytes) => bytes,
-            Step::More(_) | Step::End => return last,
+            Step::Skip(bytes) => {
+                let header = rest.first_chunk().and_then(record::peek);
+                let cut = header.filter(|(_, length)| *length > rest.len());
+                let traces = cut.map_or(0, |(head, _)| head.contents.traces);
+                torn = torn.max(Some(traces));
+                bytes
+            }
+            Step::More(_) | Step::End => {
+                return (last, torn.max((!rest.is_empty()).then_some(0)));
+            }
         };
         rest = rest.get(taken..).unwrap_or_default();
     }
@@ -193,6 +208,8 @@ fn undeleted(file: File) -> Option<(File, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::append::Flushed;
+    use super::super::tests::{Process, ROOMY, segments};
     use super::*;
     use tempfile::TempDir;
 
@@ -229,6 +246,23 @@ mod tests {
         drop(file);
         assert_eq!(take_over(folder.path(), &named).unwrap(), None, "nothing is in it");
         assert_eq!(list(folder.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn what_a_torn_record_had_is_known() {
+        let folder = TempDir::new().unwrap();
+        let mut process = Process::start(folder.path(), ROOMY);
+        process.write("a");
+        for text in ["b", "c"] {
+            process.appender.take(0, text.as_bytes(), &mut Flushed::default());
+        }
+        process.flush();
+        drop(process);
+        let bytes = fs::read(segments(folder.path()).remove(0)).unwrap();
+        assert_eq!(last_number(&bytes), (Some(2), None));
+        let (torn, _) = bytes.split_at(bytes.len() - 3);
+        assert_eq!(last_number(torn), (Some(0), Some(2)));
+        assert_eq!(last_number(b"x"), (None, Some(0)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::append::{Appender, Flushed};
 use super::read::{Cursor, Lot, Part};
 use super::*;
+use std::time::Duration;
 use tempfile::TempDir;
 
 pub(super) const ROOMY: u64 = 1 << 30;
@@ -196,6 +197,30 @@ fn a_lot_is_bounded_in_bytes_but_never_empty() {
         lots.iter().map(|lot| (lot.from, lot.to)).collect::<Vec<_>>(),
         [(0, 1), (1, 2), (2, 4)]
     );
+}
+
+#[test]
+fn what_is_delivered_does_not_stay_on_disk_until_there_is_more() {
+    let folder = TempDir::new().unwrap();
+    let mut process = Process::start(folder.path(), ROOMY);
+    let mut cursor = process.cursor();
+    let let_go = |process: &mut Process, idle| {
+        process.appender.let_go(idle, &mut Flushed::default()).unwrap();
+        segments(folder.path()).len()
+    };
+    for number in 0..3 {
+        process.write(&format!("a{number}"));
+        assert_eq!(let_go(&mut process, Duration::ZERO), 1, "nobody has it yet");
+        assert_eq!(deliver(&process, &mut cursor), (vec![format!("a{number}")], 0));
+        assert_eq!(let_go(&mut process, Duration::from_hours(1)), 1, "more may come");
+        assert_eq!(let_go(&mut process, Duration::ZERO), 0);
+        assert_eq!(let_go(&mut process, Duration::ZERO), 0);
+    }
+    process.write("b");
+    drop(cursor);
+    process.close();
+    let process = Process::start(folder.path(), ROOMY);
+    assert_eq!(deliver(&process, &mut process.cursor()), (vec!["b".to_owned()], 0));
 }
 
 #[test]
