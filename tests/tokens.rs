@@ -122,3 +122,53 @@ fn the_estimate_is_near_for_what_people_and_programs_write() {
     }
     assert!(far.is_empty(), "too far off: {far:?}");
 }
+
+/// What no tokenizer has learnt, or what it cuts into small pieces.
+fn unusual() -> Vec<(&'static str, String)> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut pick = |from: &str| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let place = state % u64::try_from(from.len()).unwrap();
+        char::from(*from.as_bytes().get(usize::try_from(place).unwrap()).unwrap())
+    };
+    let mut words = |letters: &str, length: usize, between: &str| -> String {
+        let word = |_| (0..length).map(|_| pick(letters)).collect::<String>();
+        (0..200).map(word).collect::<Vec<_>>().join(between)
+    };
+    let (consonants, small) = ("bcdfghjklmnpqrstvwxz", "abcdefghijklmnopqrstuvwxyz");
+    let mixed = format!("{small}{}", small.to_uppercase());
+    vec![
+        ("consonants", words(consonants, 4, " ")),
+        ("ids", words(small, 8, "\n")),
+        ("ids in both cases", words(&mixed, 8, " ")),
+        ("a letter a line", words(small, 1, "\n")),
+        ("letters", words(small, 1, " ")),
+        ("digits", words("0123456789", 1, " ")),
+        ("numbers in a list", words("0123456789", 2, ", ")),
+        ("hex bytes", words("0123456789abcdef", 2, " ")),
+        ("amharic", "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው። ".repeat(5)),
+        ("georgian", "ყველა ადამიანი იბადება თავისუფალი და თანასწორი თავისი ღირსებით. ".repeat(5)),
+        ("burmese", "လူတိုင်းသည် တူညီ လွတ်လပ်သော ဂုဏ်သိက္ခာဖြင့် မွေးဖွားလာသူများ ဖြစ်သည်။ ".repeat(5)),
+    ]
+}
+
+#[test]
+fn what_is_unusual_is_hardly_reserved_below_what_it_costs() {
+    let tokenizers = [tiktoken_rs::cl100k_base().unwrap(), tiktoken_rs::o200k_base().unwrap()];
+    let mut far = Vec::new();
+    for (name, text) in unusual() {
+        let real = tokenizers.each_ref().map(|tokenizer| tokenizer.encode_ordinary(&text).len());
+        let most = u64::try_from(*real.iter().max().unwrap()).unwrap();
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]});
+        let body = body.to_string();
+        let beside = request::read(body.as_bytes(), Dialect::Chat).unwrap().beside;
+        let prompt = prompt::estimate(body.as_bytes(), beside).most;
+        println!("{name:40} real {most:5}, prompt {prompt:5}");
+        if prompt * 100 < most * 90 || prompt > 2 * most + 64 {
+            far.push(name);
+        }
+    }
+    assert!(far.is_empty(), "too far off: {far:?}");
+}

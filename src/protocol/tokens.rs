@@ -9,8 +9,6 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Class {
-    /// Before the first character.
-    Nothing,
     Space,
     LineEnd,
     Lower,
@@ -22,14 +20,19 @@ enum Class {
     /// Greek, Hebrew.
     Greek,
     Cyrillic,
+    /// Without the letters that only other languages than Arabic have.
     Arabic,
     /// Latin with other marks, and all else of two bytes.
     OtherTwo,
-    /// Three bytes: most scripts of Asia.
+    /// Three bytes that begin with `0xe0`: the scripts of India, Thai, Lao, Tibetan.
+    Indian,
+    /// With `0xe1`: Georgian, Burmese, Khmer, Ethiopic, and the marked letters of Vietnamese.
+    Rare,
+    /// All else of three bytes: Chinese, Japanese, Korean, symbols.
     Three,
     /// Four bytes: emoji, rare scripts.
     Four,
-    /// The rest of a character of several bytes.
+    /// The rest of a character of several bytes. As the last one: none before.
     Rest,
 }
 
@@ -42,41 +45,28 @@ const LONGEST_WORD: usize = 24;
 const PARTS_OF_NO_WORD: u64 = 50;
 /// Characters counted together: where a word ends among any so many, none is too long.
 const BLOCK: usize = LONGEST_WORD / 2;
+/// Stands for a last byte where none is: no character begins with it.
+const NONE: u8 = 0x80;
+/// What a letter costs behind another of its case that it rarely follows: words of such are cut there.
+const UNUSUAL: u8 = 36;
 
 /// A running count.
 #[derive(Debug, Clone, Copy)]
 pub struct Tally {
     parts: u64,
-    last: Class,
+    /// The first byte of the last character.
+    last: u8,
     /// Letters and digits since anything else.
     word: usize,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { parts: 0, last: Class::Nothing, word: 0 }
+        Self { parts: 0, last: NONE, word: 0 }
     }
 }
 
 impl Class {
-    const ALL: [Self; 15] = [
-        Self::Nothing,
-        Self::Space,
-        Self::LineEnd,
-        Self::Lower,
-        Self::Upper,
-        Self::Digit,
-        Self::Sign,
-        Self::Western,
-        Self::Greek,
-        Self::Cyrillic,
-        Self::Arabic,
-        Self::OtherTwo,
-        Self::Three,
-        Self::Four,
-        Self::Rest,
-    ];
-
     const fn of(byte: u8) -> Self {
         match byte {
             b'\n' => Self::LineEnd,
@@ -88,9 +78,11 @@ impl Class {
             0xc2..=0xc3 => Self::Western,
             0xce..=0xcf | 0xd7 => Self::Greek,
             0xd0..=0xd1 => Self::Cyrillic,
-            0xd8..=0xdb => Self::Arabic,
+            0xd8..=0xd9 => Self::Arabic,
             0xc0..=0xdf => Self::OtherTwo,
-            0xe0..=0xef => Self::Three,
+            0xe0 => Self::Indian,
+            0xe1 => Self::Rare,
+            0xe2..=0xef => Self::Three,
             0xf0..=0xff => Self::Four,
             _ => Self::Sign,
         }
@@ -101,40 +93,105 @@ impl Class {
         matches!(self, Self::Lower | Self::Upper | Self::Digit)
     }
 
-    /// What a character of this class costs after one of another. Tokenizers know some scripts better.
+    /// What a character of this class costs after one of another: no more than 85 where both are of ASCII,
+    /// see [`BREAK`]. Tokenizers know some scripts better.
     #[expect(clippy::match_same_arms, reason = "a table: one figure a class")]
     const fn parts_after(self, last: Self) -> u8 {
-        let begins = self as u8 != last as u8;
-        match self {
-            Self::Nothing | Self::Rest => 0,
-            // One space belongs to the word behind it; a line's end and indentation are a token.
-            Self::LineEnd => 32,
-            Self::Space if matches!(last, Self::LineEnd) || !begins => 6,
-            Self::Space => 2,
-            Self::Lower if matches!(last, Self::Upper) => 9,
-            Self::Lower if begins => 32,
-            Self::Lower => 11,
-            Self::Upper if begins => 34,
-            Self::Digit if begins => 58,
-            Self::Upper | Self::Digit => 24,
-            Self::Sign if begins => 48,
-            Self::Sign => 33,
-            Self::Western => 52,
-            Self::Greek => 62,
-            Self::Cyrillic => 32,
-            Self::Arabic => 48,
-            Self::OtherTwo => 100,
-            Self::Three => 80,
-            Self::Four => 160,
+        match (last, self) {
+            (_, Self::Rest) => 0,
+            // A line's end is a token, together with more of them or with signs before it.
+            (Self::LineEnd, Self::LineEnd) => 4,
+            (Self::Sign, Self::LineEnd) => 8,
+            (_, Self::LineEnd) => 60,
+            // One space belongs to the word behind it. Indentation is about a token, however deep; and a
+            // space between numbers: a part of it is counted with the digit behind it.
+            (Self::LineEnd, Self::Space) => 36,
+            (Self::Digit, Self::Space) => 20,
+            (_, Self::Space) => 2,
+            // Most words are a token. They take in the sign before them, but no digit.
+            (Self::Lower, Self::Lower) => 5,
+            (Self::Upper, Self::Upper) => 12,
+            (Self::Upper, Self::Lower) => 26,
+            (Self::Digit, Self::Lower | Self::Upper) => 64,
+            (Self::Space | Self::LineEnd | Self::Rest, Self::Lower) => 46,
+            (Self::Space | Self::LineEnd | Self::Rest | Self::Lower, Self::Upper) => 44,
+            (_, Self::Lower | Self::Upper) => 20,
+            // Up to three digits are a token, and nothing else is in it.
+            (Self::Digit, Self::Digit) => 16,
+            (Self::Space, Self::Digit) => 85,
+            (_, Self::Digit) => 52,
+            (Self::Sign, Self::Sign) => 32,
+            (Self::Digit, Self::Sign) => 66,
+            (Self::Space | Self::LineEnd | Self::Rest, Self::Sign) => 56,
+            (_, Self::Sign) => 40,
+            (_, Self::Western) => 52,
+            (_, Self::Greek) => 66,
+            (_, Self::Cyrillic) => 34,
+            (_, Self::Arabic) => 50,
+            // Among themselves they are a script that tokenizers hardly know, else letters of a language
+            // that they do know, as Polish and Vietnamese are.
+            (Self::OtherTwo, Self::OtherTwo) => 128,
+            (_, Self::OtherTwo) => 100,
+            (Self::Rare, Self::Rare) => 160,
+            (_, Self::Rare) => 100,
+            // More at the beginning: of these, what puts spaces between words is known less than Thai.
+            (Self::Indian, Self::Indian) => 100,
+            (_, Self::Indian) => 130,
+            (_, Self::Three) => 86,
+            (_, Self::Four) => 160,
         }
     }
+}
+
+/// The letters that often follow one within a token: found by what the tokens of English, of program text
+/// and of twenty other languages are, and of random letters.
+const fn usual(first: u8) -> &'static [u8] {
+    match first {
+        b'a' => b"bcdgiklmnprstuwy",
+        b'b' => b"aejloruy",
+        b'c' => b"acehklortu",
+        b'd' => b"adeisy",
+        b'e' => b"acdflmnpqrstvwxy",
+        b'f' => b"aefilortu",
+        b'g' => b"ehirsu",
+        b'h' => b"aeiortu",
+        b'i' => b"abcdfglmnoprstvz",
+        b'j' => b"su",
+        b'k' => b"es",
+        b'l' => b"defilostuy",
+        b'm' => b"abeilops",
+        b'n' => b"cdefgknostuv",
+        b'o' => b"abcdfgilmnoprtuvw",
+        b'p' => b"aeiloprstuy",
+        b'q' => b"u",
+        b'r' => b"cdegikmnostuvy",
+        b's' => b"cehipstuwy",
+        b't' => b"ehioprswy",
+        b'u' => b"bdeglmnprst",
+        b'v' => b"ae",
+        b'w' => b"aehinor",
+        b'x' => b"pt",
+        b'y' => b"o",
+        _ => b"",
+    }
+}
+
+const fn is_usual(first: u8, second: u8) -> bool {
+    let mut letters = usual(first);
+    while let [letter, others @ ..] = letters {
+        if *letter == second {
+            return true;
+        }
+        letters = others;
+    }
+    false
 }
 
 /// By byte.
 #[expect(clippy::indexing_slicing, reason = "at compile time, within bounds")]
 #[expect(clippy::cast_possible_truncation, reason = "below 256")]
 const CLASSES: [Class; 256] = {
-    let mut classes = [Class::Nothing; 256];
+    let mut classes = [Class::Rest; 256];
     let mut byte = 0;
     while byte < 256 {
         classes[byte] = Class::of(byte as u8);
@@ -143,41 +200,36 @@ const CLASSES: [Class; 256] = {
     classes
 };
 
-/// By last class and class, four bits each: parts, and [`BREAK`] where the character ends a word.
+/// What the second of two characters costs, by the first bytes of both, with the marks below.
 #[expect(clippy::indexing_slicing, reason = "at compile time, within bounds")]
-const PARTS: [u32; 256] = {
-    let mut parts = [0; 256];
-    let mut last = 0;
-    while last < Class::ALL.len() {
-        let mut class = 0;
-        while class < Class::ALL.len() {
-            let now = Class::ALL[class];
-            let ends = if now.is_of_word() { 0 } else { BREAK };
-            parts[last << 4 | class] = now.parts_after(Class::ALL[last]) as u32 | ends;
-            class += 1;
-        }
-        last += 1;
+const fn marked(first: u8, second: u8) -> u16 {
+    let (last, class) = (CLASSES[first as usize], CLASSES[second as usize]);
+    let is_cased = matches!(class, Class::Lower | Class::Upper) && last as u8 == class as u8;
+    let is_unusual = is_cased && !is_usual(first.to_ascii_lowercase(), second.to_ascii_lowercase());
+    let mut parts = if is_unusual { UNUSUAL } else { class.parts_after(last) } as u16;
+    if !class.is_of_word() {
+        parts |= BREAK;
+    }
+    if !first.is_ascii() || !second.is_ascii() {
+        parts |= WIDE;
     }
     parts
-};
+}
 
-/// Above the parts of some characters: how many of them end a word.
-const BREAK: u32 = 1 << 10;
+/// Above the parts of some characters of ASCII: how many of them end a word.
+const BREAK: u16 = 1 << 10;
 /// Above that: how many pairs are not of ASCII.
-const WIDE: u32 = 1 << 15;
+const WIDE: u16 = 1 << 15;
 
-/// The same by two characters as they stand in memory, the first one the lower byte: text is read without
-/// a look at each character's class. Of its 128 KiB a language uses a few cache lines.
+/// The same by two bytes as they stand in memory, the first one the lower byte: text is read without a
+/// look at each character's class. Of its 128 KiB a language uses a few cache lines.
 #[expect(clippy::indexing_slicing, reason = "at compile time, within bounds")]
-#[expect(clippy::cast_possible_truncation, reason = "at most WIDE")]
+#[expect(clippy::cast_possible_truncation, reason = "two bytes")]
 static PAIRS: [u16; 1 << 16] = {
-    let mut pairs = [WIDE as u16; 1 << 16];
+    let mut pairs = [0; 1 << 16];
     let mut pair = 0;
     while pair < pairs.len() {
-        let (first, second) = (pair & 0xff, pair >> 8);
-        if first < 0x80 && second < 0x80 {
-            pairs[pair] = PARTS[(CLASSES[first] as usize) << 4 | CLASSES[second] as usize] as u16;
-        }
+        pairs[pair] = marked(pair as u8, (pair >> 8) as u8);
         pair += 1;
     }
     pairs
@@ -211,11 +263,11 @@ impl Tally {
                 Some(block) => block.array_windows().copied().map(pair).sum(),
                 None => rest.array_windows().copied().map(pair).sum(),
             };
-            if now >= WIDE {
+            if now >= u32::from(WIDE) {
                 break;
             }
-            parts += u64::from(now % BREAK);
-            word = if now < BREAK { word + BLOCK } else { BLOCK - 1 };
+            parts += u64::from(now % u32::from(BREAK));
+            word = if now < u32::from(BREAK) { word + BLOCK } else { BLOCK - 1 };
             rest = rest.get(BLOCK..).unwrap_or_default();
             if block.is_none() {
                 break;
@@ -230,7 +282,7 @@ impl Tally {
     /// Brings what is known of the last character and its word to the end of bytes that are counted.
     fn catch_up(&mut self, counted: &[u8]) {
         let Some(last) = counted.last() else { return };
-        self.last = class(*last);
+        self.last = *last;
         for (word, byte) in (0..).zip(counted.iter().rev()) {
             if !class(*byte).is_of_word() {
                 self.word = word;
@@ -248,9 +300,9 @@ impl Tally {
         }
         self.word = if class.is_of_word() { self.word + 1 } else { 0 };
         let is_too_long = self.word > LONGEST_WORD + 1;
-        let cost = u64::from(parts(self.last, class) % BREAK);
+        let cost = u64::from(pair([self.last, byte]) % u32::from(BREAK));
         self.parts += if is_too_long { PARTS_OF_NO_WORD } else { cost };
-        self.last = class;
+        self.last = byte;
     }
 
     /// Takes back what so many of the quotes cost that JSON has around its strings: they are no text. They
@@ -276,14 +328,10 @@ fn class(byte: u8) -> Class {
     CLASSES.get(usize::from(byte)).copied().unwrap_or(Class::Sign)
 }
 
-fn parts(last: Class, class: Class) -> u32 {
-    PARTS.get(usize::from((last as u8) << 4 | class as u8)).copied().unwrap_or(0)
-}
-
-/// What a character costs behind another.
+/// What a character costs behind another, with the marks.
 fn pair(pair: [u8; 2]) -> u32 {
     let pair = u16::from_le_bytes(pair);
-    PAIRS.get(usize::from(pair)).map_or(WIDE, |parts| u32::from(*parts))
+    PAIRS.get(usize::from(pair)).copied().unwrap_or(WIDE).into()
 }
 
 /// Tokens of one text.
