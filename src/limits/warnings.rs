@@ -84,32 +84,12 @@ impl Warnings {
             return;
         }
         let (key, used, budget) = (&*account.key, funds.used.usd(), funds.limit.usd());
-        match share {
-            Share::Nearly => {
-                tracing::warn!(
-                    key,
-                    used_usd = used,
-                    budget_usd = budget,
-                    "80 % of the budget is used"
-                );
-            }
-            Share::Rest => {
-                tracing::warn!(
-                    key,
-                    used_usd = used,
-                    budget_usd = budget,
-                    "100 % of the budget is used, but for what is too little for a call"
-                );
-            }
-            Share::All => {
-                tracing::warn!(
-                    key,
-                    used_usd = used,
-                    budget_usd = budget,
-                    "100 % of the budget is used"
-                );
-            }
-        }
+        let words = match share {
+            Share::Nearly => "80 % of the budget is used",
+            Share::Rest => "100 % of the budget is used, but for what is too little for a call",
+            Share::All => "100 % of the budget is used",
+        };
+        tracing::warn!(key, used_usd = used, budget_usd = budget, "{words}");
     }
 
     fn is_news(&self, account: &Account, funds: &Funds, share: Share) -> bool {

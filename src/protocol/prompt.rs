@@ -98,12 +98,14 @@ fn count_strings(body: &[u8]) -> (Tally, u64) {
     while let Some(start) = quote(rest) {
         let quoted = rest.get(start + 1..).unwrap_or_default();
         let (inner, has_escapes) = string(quoted);
+        let raw = rest.get(start..start + inner.len() + 2).unwrap_or_default();
         strings += 1;
         rest = quoted.get(inner.len() + 1..).unwrap_or_default();
         let is_name = rest.trim_ascii_start().first() == Some(&b':');
         let media = if is_name { None } else { media(&name, inner) };
         if is_name {
-            name = if has_escapes { Cow::Owned(decoded(inner)) } else { Cow::Borrowed(inner) };
+            let decoded = has_escapes.then(|| serde_json::from_slice::<String>(raw).ok()).flatten();
+            name = decoded.map_or(Cow::Borrowed(inner), |name| Cow::Owned(name.into_bytes()));
             fixed += if *name == *TOOLS_NAME { TOOLS } else { 0 };
         } else if *name == *FILE {
             // As long as what is behind a link; and a text, should a model read it as one.
@@ -186,20 +188,6 @@ fn json_text(tally: &mut Tally, mut inner: &[u8]) -> u64 {
     }
     tally.text(inner);
     quotes
-}
-
-/// A JSON string with its escapes read, as far as names matter.
-fn decoded(mut inner: &[u8]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(inner.len());
-    while let Some(at) = memchr::memchr(b'\\', inner) {
-        let (before, escape) = inner.split_at(at);
-        text.extend_from_slice(before);
-        let (decoded, length) = decode(escape);
-        text.extend_from_slice(decoded.encode_utf8(&mut [0; 4]).as_bytes());
-        inner = escape.get(length..).unwrap_or_default();
-    }
-    text.extend_from_slice(inner);
-    text
 }
 
 /// The character of an escape and the bytes it takes. Half of a pair stands for a character of
