@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Longest wait for traces to be sent once the last request has ended. What is not sent stays in
 /// the spool, so that nothing is lost by ending sooner.
 const SEND: Duration = Duration::from_secs(5);
+/// Longest wait for the answers to traces that are on their way then.
+const ANSWERED: Duration = Duration::from_millis(500);
 
 /// How often the allocator is reminded of what it may give back.
 const REMIND: Duration = Duration::from_secs(1);
@@ -143,8 +145,14 @@ impl ShutdownSignalWatch for DrainOnSignal {
         tracing::info!(open = self.current.open(), "draining");
         self.current.start_draining();
         tokio::select! {
-            () = self.drained() => {}
-            () = signalled() => tracing::warn!("second signal, ending at once"),
+            () = async {
+                self.drained().await;
+                self.delivery.stop_sending(ANSWERED).await;
+            } => {}
+            () = signalled() => {
+                tracing::warn!("second signal, ending at once");
+                self.delivery.stop_sending(Duration::ZERO).await;
+            }
         }
         ShutdownSignal::FastShutdown
     }

@@ -5,6 +5,7 @@
 //! accepted leaves the disk, so that neither an outage there nor a crash here loses a trace.
 
 mod check;
+mod ending;
 mod exporter;
 mod http;
 mod outlet;
@@ -22,10 +23,10 @@ pub use state::{Reason, State, Trouble};
 use super::langfuse::{Destination, Trace};
 use super::metrics::Metrics;
 use arc_swap::ArcSwap;
+use ending::Ending;
 use outlet::Outlet;
 use queue::{Held, Queue};
 use spool::Spool;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -55,7 +56,7 @@ pub struct Delivery {
     outlets: ArcSwap<Vec<Arc<Outlet>>>,
     /// The outlets are others.
     changed: Notify,
-    is_flushing: Arc<AtomicBool>,
+    ending: Arc<Ending>,
     metrics: Arc<Metrics>,
 }
 
@@ -69,7 +70,7 @@ impl Delivery {
             done: Condvar::new(),
             outlets: ArcSwap::default(),
             changed: Notify::new(),
-            is_flushing: Arc::default(),
+            ending: Arc::default(),
             metrics,
         })
     }
@@ -114,7 +115,7 @@ impl Delivery {
                 spool: Arc::new(Spool::new(to.spool.path.clone(), max_bytes)),
                 state: State::new(Arc::clone(&self.metrics)),
                 settings: watch::Sender::new(Arc::clone(to)),
-                is_flushing: Arc::clone(&self.is_flushing),
+                ending: Arc::clone(&self.ending),
             };
             // What a crash left is counted before anybody asks: it takes milliseconds, once.
             writer::note(&new, &new.spool.open());
@@ -198,7 +199,7 @@ impl Delivery {
     /// Sends what is there without waiting for more, until all is sent, nothing can be, or the
     /// time is over. The rest stays in the spool.
     pub async fn flush(&self, until: Instant) {
-        self.is_flushing.store(true, Ordering::Relaxed);
+        self.ending.flush();
         let goal = {
             let mut queue = self.lock();
             queue.is_flushing = true;
@@ -213,6 +214,16 @@ impl Delivery {
             for outlet in &**self.outlets.load() {
                 outlet.spool.look();
             }
+            tokio::time::sleep(FLUSHED).await;
+        }
+    }
+
+    /// Sends nothing more; what comes now stays in the spool. Waits for the answers to what is under
+    /// way, but not longer than `within`: without its answer an export is sent again at the next start.
+    pub async fn stop_sending(&self, within: Duration) {
+        self.ending.stop();
+        let until = Instant::now() + within;
+        while self.ending.is_sending() && Instant::now() < until {
             tokio::time::sleep(FLUSHED).await;
         }
     }
@@ -253,11 +264,6 @@ impl Delivery {
             .unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut queue.waiting, batch);
         (queue.queued, queue.is_closed && queue.waiting.is_empty())
-    }
-
-    /// Whether the process is about to end and sends what is there.
-    fn is_flushing(&self) -> bool {
-        self.is_flushing.load(Ordering::Relaxed)
     }
 
     /// How long the writer may try, once the delivery is closed.

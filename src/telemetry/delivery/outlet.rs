@@ -1,11 +1,11 @@
 //! One destination as the delivery keeps it, and how it does.
 
+use super::ending::Ending;
 use super::exporter::Going;
 use super::spool::{Holds, Spool};
 use super::state::{Reason, State, Trouble};
 use crate::telemetry::langfuse::{Destination, DestinationKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
@@ -15,14 +15,10 @@ pub(super) struct Outlet {
     pub(super) spool: Arc<Spool>,
     pub(super) state: State,
     pub(super) settings: watch::Sender<Arc<Destination>>,
-    pub(super) is_flushing: Arc<AtomicBool>,
+    pub(super) ending: Arc<Ending>,
 }
 
 impl Outlet {
-    pub(super) fn is_flushing(&self) -> bool {
-        self.is_flushing.load(Ordering::Relaxed)
-    }
-
     /// Whether waiting longer would bring nothing more to the destination.
     pub(super) fn is_idle(&self) -> bool {
         // While somebody is at the disk, that one may be about to write what waits in memory.

@@ -70,7 +70,7 @@ impl Writer {
             self.delivery.spend(&mut spent);
             // Nobody has taken them along.
             spent.clear();
-            let tick = if self.delivery.is_flushing() { LAST_TICK } else { TICK };
+            let tick = if self.delivery.ending.is_flushing() { LAST_TICK } else { TICK };
             let is_due = self.ticked.is_none_or(|last| last.elapsed() >= tick);
             for (outlet, appender) in &mut self.writing {
                 // A spool in trouble is tried again each second, and meanwhile kept in memory.

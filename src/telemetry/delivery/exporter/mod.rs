@@ -13,6 +13,7 @@ mod target;
 
 pub use pace::Going;
 
+use super::ending::Sending;
 use super::reply::{Reply, Verdict};
 use super::spool::read::Cursor;
 use super::state::Reason;
@@ -119,6 +120,7 @@ struct Ended {
     to: Arc<Destination>,
     /// `None` where it was let go of, since it would go elsewhere now.
     outcome: Option<Result<Reply, reqwest::Error>>,
+    sending: Sending,
 }
 
 impl Exporter {
@@ -151,13 +153,10 @@ impl Exporter {
             return;
         }
         while self.pace.may_start(self.under_way.len(), now) {
+            let Some(sending) = self.outlet.ending.start() else { return };
             let Some(batch) = self.again.pop_front().or_else(|| self.next(now)) else { return };
             let to = self.settings.borrow().clone();
-            let request = self.client.post(&to.url).headers(to.headers.iter().cloned().collect());
-            let request = request
-                .header("content-type", "application/json")
-                .header("content-encoding", "gzip")
-                .body(batch.bytes.clone());
+            let request = target::request(&self.client, &to, batch.bytes.clone());
             let number = self.pace.starts();
             let settings = self.settings.clone();
             self.under_way.spawn(async move {
@@ -165,7 +164,7 @@ impl Exporter {
                     outcome = http::post(request) => Some(outcome),
                     () = moved(settings, &to) => None,
                 };
-                Ended { number, batch, to, outcome }
+                Ended { number, batch, to, outcome, sending }
             });
         }
     }
@@ -179,7 +178,7 @@ impl Exporter {
         }
         let is_full = traces >= MOST_TRACES || bytes >= self.most_bytes as u64;
         let until = *self.gathering.get_or_insert(now + GATHER);
-        if !is_full && now < until && !self.outlet.is_flushing() {
+        if !is_full && now < until && !self.outlet.ending.is_flushing() {
             return None;
         }
         let taken = self.cursor.take(MOST_TRACES, self.most_bytes);
@@ -213,7 +212,7 @@ impl Exporter {
         self.gathering = Some(now + READ_AGAIN);
     }
 
-    fn ended(&mut self, Ended { number, batch, to, outcome }: Ended) {
+    fn ended(&mut self, Ended { number, batch, to, outcome, sending: _sending }: Ended) {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let is_elsewhere = !is_same(&to, &self.known);
         // What an old place says of an export says nothing of the new one, unless it has taken it.

@@ -2,6 +2,7 @@
 
 use super::super::reply::{Reply, Verdict};
 use crate::telemetry::langfuse::Destination;
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -9,6 +10,20 @@ use tokio::sync::watch;
 /// How long what is under way to an old address or with old keys may still take: what is about to be
 /// accepted there had better not be sent again.
 const LET_GO: Duration = Duration::from_secs(2);
+
+/// An export to there.
+pub(super) fn request(
+    client: &reqwest::Client,
+    to: &Destination,
+    gzipped: Bytes,
+) -> reqwest::RequestBuilder {
+    client
+        .post(&to.url)
+        .headers(to.headers.iter().cloned().collect())
+        .header("content-type", "application/json")
+        .header("content-encoding", "gzip")
+        .body(gzipped)
+}
 
 /// Whether exports to both are the same.
 pub(super) fn is_same(one: &Destination, other: &Destination) -> bool {
