@@ -104,13 +104,13 @@ impl Prices {
     /// The price of a model.
     #[must_use]
     pub fn get(&self, model: &str) -> Option<Rates> {
-        self.of([model, model])
+        self.of([model])
     }
 
-    /// The price of a model by the caller's name for it and by its upstream's: a name wins over a pattern,
-    /// the caller's over the upstream's.
+    /// The price of a model by any of its names, the caller's for it and its upstream's: a name wins over a
+    /// pattern, an earlier one over a later one.
     #[must_use]
-    pub fn of(&self, names: [&str; 2]) -> Option<Rates> {
+    pub fn of<const NAMES: usize>(&self, names: [&str; NAMES]) -> Option<Rates> {
         let named = names.iter().find_map(|name| self.by_name.get(*name));
         let matching =
             |name: &&str| self.patterns.iter().find(|(pattern, _)| pattern.matches(name));

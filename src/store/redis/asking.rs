@@ -2,7 +2,7 @@
 
 use super::alone::Denial;
 use super::books::Admission;
-use super::claims::Claim;
+use super::claim::Claim;
 use super::link::{Live, Trouble};
 use super::script::{Answer, Decision};
 use super::{Entry, Inner, WAIT, lock, view};
@@ -142,11 +142,9 @@ impl<'a> Question<'a> {
         ask: &Ask,
         deadline: Instant,
     ) -> Self {
-        let when = inner.when();
-        let mut admission = lock(&entry.books).ask(account, ask, when, || inner.record());
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
-        admission.valid_until_ms = when.redis_ms.saturating_add(left);
+        let waits = deadline.saturating_duration_since(Instant::now());
+        let when = (inner.when(), waits);
+        let admission = lock(&entry.books).ask(account, ask, when, || inner.record());
         Self { inner, entry, admission, is_open: true }
     }
 

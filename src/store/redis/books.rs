@@ -177,19 +177,20 @@ impl Books {
         &self.names.tag
     }
 
-    /// Writes down what to ask of Redis for a call, and takes for it what lies idle here. To be
-    /// closed with [`Books::answered`] or [`Books::unanswered`].
+    /// Writes down what to ask of Redis for a call that waits for so long, and takes for it what lies
+    /// idle here. To be closed with [`Books::answered`] or [`Books::unanswered`].
     pub(super) fn ask(
         &mut self,
         account: &Account,
         ask: &Ask,
-        when: When,
+        (when, waits): (When, Duration),
         record: impl FnOnce() -> Arc<str>,
     ) -> Admission {
         self.is_tracked = is_tracked(account);
         let lease = self.lease(account, when, record);
         let draw = lease.map(|lease| lease.draw(ask.worst, when.here));
         let lease = self.lease.as_ref().filter(|_| draw.is_some());
+        let waits_ms = i64::try_from(waits.as_millis()).unwrap_or(i64::MAX);
         Admission {
             account: account.clone(),
             call: Some(ask.call.0),
@@ -199,7 +200,7 @@ impl Books {
             draw,
             word: lease.map(Lease::word),
             names: Arc::clone(&self.names),
-            valid_until_ms: i64::MAX,
+            valid_until_ms: when.redis_ms.saturating_add(waits_ms),
         }
     }
 

@@ -4,6 +4,7 @@
 mod alone;
 mod asking;
 mod books;
+mod claim;
 mod claims;
 mod keeper;
 mod lease;

@@ -182,7 +182,7 @@ impl World {
             Ask { call: CallId(call), tokens, worst: Some(NanoUsd(worst)), model: "m".into() };
         let books = &mut self.replicas[replica];
         let name = || format!("r{replica}.{call}").into();
-        let admission = books.ask(&self.account, &ask, when, name);
+        let admission = books.ask(&self.account, &ask, (when, Duration::MAX), name);
         let answer = self.scripts.admit(&self.connection, &admission, 3).await.unwrap();
         self.judge(tokens, worst, &answer)?;
         let is_admitted = answer.decision == Decision::Admitted;
