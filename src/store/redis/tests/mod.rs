@@ -61,6 +61,21 @@ impl Replica {
         self.store.admit(account, &ask, now()).await
     }
 
+    /// Asks until somebody knows, and how often nobody did: a busy machine may keep an answer for longer
+    /// than a call waits, and then Redis may have counted it.
+    async fn surely(&self, account: &Account, tokens: u64, worst: u64) -> (Verdict, usize) {
+        let mut lost = 0;
+        loop {
+            match self.admit(account, tokens, worst).await {
+                Verdict::Unavailable => lost += 1,
+                verdict @ (Verdict::Admitted(_) | Verdict::Refused { .. }) => {
+                    return (verdict, lost);
+                }
+            }
+            self.becomes("up again", |health| health.is_up).await;
+        }
+    }
+
     fn settle(&self, account: &Account, hold: &Hold, tokens: u64, cost: u64) {
         let settlement = Settlement { tokens, cost: NanoUsd(cost), entry: None };
         self.store.settle(account, hold, &settlement);
