@@ -4,7 +4,7 @@ use super::alone::Denial;
 use super::books::Admission;
 use super::claim::Claim;
 use super::link::{Live, Trouble};
-use super::script::{Answer, Decision};
+use super::script::{Answer, Decision, Known};
 use super::{Entry, Inner, WAIT, lock, view};
 use crate::store::config::OnDown;
 use crate::store::{Account, Ask, NanoUsd, Refusal};
@@ -39,8 +39,7 @@ impl Inner {
         let (mut pause, mut is_doubtful) = (FIRST_PAUSE, false);
         while let Some(live) = self.link.live() {
             let question = Question::new(self, entry, account, ask, deadline);
-            let asked = live.scripts.admit(&live.connection, &question.admission, self.replicas());
-            let answer = match live.answer(deadline, asked).await {
+            let answer = match self.put(&live, &question.admission, deadline).await {
                 Ok(answer) => answer,
                 Err(trouble) => {
                     question.unanswered();
@@ -52,6 +51,11 @@ impl Inner {
                 }
             };
             self.set_clock(answer.redis_ms);
+            if answer.decision == Decision::Emptied {
+                question.unanswered();
+                self.link.give_up(&live, Trouble::Emptied, self.when().here);
+                break;
+            }
             if let Some(reserved) = question.answered(&answer) {
                 return Outcome::Admitted(reserved);
             }
@@ -79,10 +83,25 @@ impl Inner {
         deadline: Instant,
     ) -> Result<(), Trouble> {
         let admission = lock(&entry.books).look(account, self.when(), || self.record());
-        let asked = live.scripts.admit(&live.connection, &admission, self.replicas());
-        let answer = live.answer(deadline, asked).await?;
+        let answer = self.put(live, &admission, deadline).await?;
+        if answer.decision == Decision::Emptied {
+            return Err(Trouble::Emptied);
+        }
         lock(&entry.books).answered(&admission, &answer, self.when().here);
         Ok(())
+    }
+
+    /// Puts a question to Redis, and waits for the answer.
+    async fn put(
+        &self,
+        live: &Live,
+        admission: &Admission,
+        deadline: Instant,
+    ) -> Result<Answer, Trouble> {
+        let birth = self.birth.load();
+        let birth = birth.as_ref().map_or("", |birth| birth.as_str());
+        let known = Known { replicas: self.replicas(), birth };
+        live.answer(deadline, live.scripts.admit(&live.connection, admission, known)).await
     }
 
     /// Decides without Redis, as the operator wants it.

@@ -65,7 +65,7 @@ struct Inner {
     share: ArcSwapOption<Share>,
     is_leaving: AtomicBool,
     /// What Redis' data go by, once there was a connection.
-    birth: Mutex<Option<String>>,
+    birth: ArcSwapOption<String>,
     link: Link,
     accounts: Mutex<Accounts>,
     dirty: Mutex<Vec<Arc<Entry>>>,
@@ -131,7 +131,7 @@ impl Redis {
             offset_ms: AtomicI64::new(lease::millis(SystemTime::now())),
             share: ArcSwapOption::const_empty(),
             is_leaving: AtomicBool::new(false),
-            birth: Mutex::default(),
+            birth: ArcSwapOption::const_empty(),
             link: Link::new(),
             accounts: Mutex::default(),
             dirty: Mutex::default(),

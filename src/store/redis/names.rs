@@ -12,7 +12,7 @@ pub(super) const WANTED: &str = "cirque:wanted";
 /// Stands in for the key of a budget where there is none.
 const NO_BUDGET: &str = "none";
 
-/// The keys of one account. All share a hash tag: a cluster keeps them on one node.
+/// The keys of one account.
 #[derive(Debug)]
 pub(super) struct Names {
     /// What stands for the account: 128 bits of its name's hash.
@@ -41,7 +41,7 @@ impl Names {
         format!("cirque:{{{}}}:", self.tag)
     }
 
-    /// The key of one period of its budget: the last key of a script.
+    /// The key of one period of its budget: the fourth key of a script.
     pub(super) fn budget(&self, term: Option<&Term>) -> String {
         let term = term.map_or_else(|| NO_BUDGET.to_owned(), Term::name);
         format!("{}budget:{term}", self.common())

@@ -35,6 +35,15 @@ pub(super) struct Scripts {
     beat: String,
 }
 
+/// What a question takes for granted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known<'k> {
+    /// Replicas that are alive.
+    pub(super) replicas: u64,
+    /// What the data of this Redis go by; empty where that does not matter.
+    pub(super) birth: &'k str,
+}
+
 /// What `admit` decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
@@ -50,6 +59,8 @@ pub(super) enum Decision {
     Budget,
     /// The budget's period is another one by Redis' clock, or the answer comes too late.
     Stale,
+    /// Redis has lost what it held since this replica connected; nothing is counted.
+    Emptied,
 }
 
 /// The answer of `admit`. Times are milliseconds, money billionths of a dollar.
@@ -138,10 +149,11 @@ impl Scripts {
         &self,
         connection: &MultiplexedConnection,
         admission: &Admission,
-        replicas: u64,
+        known: Known<'_>,
     ) -> Result<Answer, RedisError> {
-        let mut command = start(&self.admit, &admission.names, admission.term.as_ref());
-        admit_args(&mut command, admission, replicas);
+        let mut command = start(&self.admit, 5, &admission.names, admission.term.as_ref());
+        command.arg(BIRTH);
+        admit_args(&mut command, admission, known);
         let answer = self.run(connection, &command).await?;
         Answer::read(&from_redis_value::<Vec<i64>>(answer)?).ok_or_else(unreadable)
     }
@@ -152,7 +164,7 @@ impl Scripts {
         connection: &MultiplexedConnection,
         report: &Report,
     ) -> Result<Receipt, RedisError> {
-        let mut command = start(&self.report, &report.names, report.term.as_ref());
+        let mut command = start(&self.report, 4, &report.names, report.term.as_ref());
         report_args(&mut command, report);
         let answer = self.run(connection, &command).await?;
         Receipt::read(&from_redis_value::<Vec<i64>>(answer)?).ok_or_else(unreadable)
@@ -190,14 +202,14 @@ impl Scripts {
     }
 }
 
-fn start(script: &str, names: &Names, term: Option<&super::lease::Term>) -> Cmd {
+fn start(script: &str, keys: u8, names: &Names, term: Option<&super::lease::Term>) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
-    command.arg(script).arg(4);
+    command.arg(script).arg(keys);
     command.arg(&names.windows).arg(names.budget(term));
     command
 }
 
-fn admit_args(command: &mut Cmd, admission: &Admission, replicas: u64) {
+fn admit_args(command: &mut Cmd, admission: &Admission, known: Known<'_>) {
     let Admission { account, term, draw, word, .. } = admission;
     let limit = |limit: Option<u64>| limit.map_or(-1, whole);
     command.arg(admission.call.map(call_name).unwrap_or_default());
@@ -216,8 +228,8 @@ fn admit_args(command: &mut Cmd, admission: &Admission, replicas: u64) {
     // Less than a call like this one is of no use to anyone.
     command.arg(whole(asked.unwrap_or(0).saturating_add(covered)).max(1));
     word_args(command, *word);
-    command.arg(whole(replicas.max(1))).arg(&admission.names.tag).arg(WANTED);
-    command.arg(admission.valid_until_ms);
+    command.arg(whole(known.replicas.max(1))).arg(&admission.names.tag).arg(WANTED);
+    command.arg(admission.valid_until_ms).arg(known.birth);
 }
 
 fn report_args(command: &mut Cmd, report: &Report) {
@@ -284,6 +296,7 @@ impl Decision {
             3 => Self::Tokens,
             4 => Self::Budget,
             5 => Self::Stale,
+            6 => Self::Emptied,
             _ => return None,
         })
     }

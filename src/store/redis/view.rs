@@ -73,7 +73,7 @@ impl Books {
 pub(super) fn refusal(account: &Account, ask: &Ask, answer: &Answer) -> Option<Refusal> {
     let fits = u64::try_from(answer.retry_ms).ok().map(Duration::from_millis);
     let (by, retry_after) = match answer.decision {
-        Decision::Admitted | Decision::Stale => return None,
+        Decision::Admitted | Decision::Stale | Decision::Emptied => return None,
         Decision::Concurrent => (Dimension::Concurrent, Some(SOON)),
         Decision::Requests => (Dimension::Requests, fits),
         Decision::Tokens => (Dimension::Tokens, fits),

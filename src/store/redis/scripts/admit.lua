@@ -1,5 +1,5 @@
 -- Decides about one call over all dimensions at once. A refusal consumes nothing.
--- KEYS: calls that run (zset), requests (hash), tokens (hash), the budget's period (hash).
+-- KEYS: calls that run (zset), requests (hash), tokens (hash), the budget's period (hash), the data's birth.
 -- ARGV: see `admit_args` in script.rs. A limit of -1 is none. An empty call only looks.
 local call, lease = ARGV[1], tonumber(ARGV[2])
 local concurrent, requests, tokens = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -9,10 +9,14 @@ local replica = ARGV[10]
 local need, covered, want, least = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local given, spent, returned, idle = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]), tonumber(ARGV[18])
 local replicas, tag, channel = tonumber(ARGV[19]), ARGV[20], ARGV[21]
-local valid_until = tonumber(ARGV[22])
-local ADMITTED, CONCURRENT, REQUESTS, TOKENS, BUDGET, STALE = 0, 1, 2, 3, 4, 5
+local valid_until, birth = tonumber(ARGV[22]), ARGV[23]
+local ADMITTED, CONCURRENT, REQUESTS, TOKENS, BUDGET, STALE, EMPTIED = 0, 1, 2, 3, 4, 5, 6
 
 local now = clock()
+-- Not the data that who asks knows of: until every replica has told what it knows, the sums are too low.
+if birth ~= '' and redis.call('GET', KEYS[5]) ~= birth then
+  return { EMPTIED, now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+end
 -- The period is over, or has not begun: the caller takes another key and asks again.
 if budget >= 0 and (now < begins or (ends >= 0 and now >= ends)) then
   return { STALE, now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }

@@ -319,6 +319,30 @@ async fn an_emptied_redis_is_no_new_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_loses_under_a_connection_is_granted_to_nobody_again() {
+    let Some(server) = RedisServer::start().await else { return };
+    let replicas = replicas(&server, 2, OnDown::Deny).await;
+    let minute = Account {
+        key: "minute".into(),
+        requests_per_minute: Some(100),
+        tokens_per_minute: Some(100),
+        ..Account::default()
+    };
+    for account in [budget("money", 100), minute] {
+        let before = admitted(&replicas[0], &account, 80).await;
+        server.say("FLUSHALL").await.unwrap();
+        // Long before anybody's next beat.
+        let mut after = 0;
+        for _ in 0..100 {
+            after += u64::from(is_admitted(&replicas[1].admit(&account, 1, 1).await));
+        }
+        assert_eq!((before, after), (80, 0), "{}", account.key);
+        // Once everyone has told what it knows there is what was left.
+        assert_eq!(admitted(&replicas[1], &account, 100).await, 20, "{}", account.key);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_forgot_everything_learns_it_again() {
     let nothing = |_: &std::path::Path| Vec::new();
     let Some(mut server) = RedisServer::start_with(nothing).await else { return };
