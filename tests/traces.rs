@@ -85,7 +85,8 @@ fn call(dialect: Dialect, body: &str, reading: Reading) -> Trace {
     let stream = body.contains("\"stream\":true");
     let parsed: Value = serde_json::from_str(body).unwrap_or_default();
     let text = |name: &str| parsed.get(name).and_then(Value::as_str).map(str::to_owned);
-    let cost = reading.upstream_cost_usd.map(|usd| Cost { usd, source: CostSource::Upstream });
+    let cost =
+        reading.upstream_cost.map(|said| Cost { usd: said.usd, source: CostSource::Upstream });
     let exchange = Exchange {
         started: UNIX_EPOCH + Duration::from_micros(1_790_000_001_123_456),
         request_id: RequestId::from_random(0xabc),
@@ -545,6 +546,26 @@ fn each_attempt_tells_how_it_ended_itself() {
         let told = told(name);
         assert!(told[1].is_none() && told[2].is_none() && told[3].is_some(), "{name}: {told:?}");
     }
+}
+
+#[test]
+fn a_long_call_that_failed_over_is_written_out_once() {
+    let long = |text: &str| {
+        let mut trace = failed_over();
+        let asked = json!({ "model": "m", "messages": [{ "role": "user", "content": text }] });
+        let asked = Bytes::from(asked.to_string());
+        trace.input = Some(Arc::new(Input::new(asked, LIMIT, None, secrets())));
+        let written = body(&trace, &destination(&langfuse()));
+        let mut spans = Vec::new();
+        let spans = otlp::spans(&written, &mut spans).clone();
+        let input = |span: &Value| otlp::attribute(span, "langfuse.observation.input").unwrap();
+        (input(spans[0]), input(spans[3]))
+    };
+    let (root, last) = long("high water");
+    assert_eq!(root, last);
+    let (root, last) = long(&"high water".repeat(120_000));
+    assert!(last.len() > 1_000_000 && root.len() < 200_000, "{} {}", root.len(), last.len());
+    assert!(root.contains("bytes cut]") && root.contains("high water"));
 }
 
 #[test]

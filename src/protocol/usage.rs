@@ -53,6 +53,27 @@ pub struct Cost {
     pub source: CostSource,
 }
 
+/// What an upstream says of a call's price.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Counted {
+    /// Tokens.
+    pub usage: Option<Usage>,
+    /// Money.
+    pub cost: Option<UpstreamCost>,
+}
+
+/// Money of one call as its upstream counts it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpstreamCost {
+    /// US dollars.
+    pub usd: f64,
+    /// Whether that is all, and not the least it costs: OpenRouter's fee where the provider bills the rest
+    /// and nobody says how much, or a figure from before the end.
+    pub is_all: bool,
+    /// Of it, for input and for output, as far as it says; they need not be all of it.
+    pub parts: Option<(f64, f64)>,
+}
+
 /// Where a cost figure comes from, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CostSource {
@@ -133,11 +154,14 @@ struct InputDetails<'c>(&'c mut OpenAiCounts);
 struct OutputDetails<'c>(&'c mut OpenAiCounts);
 
 impl OpenAiCounts {
-    /// The counts, once there is any.
-    ///
+    /// The counts, and money, once there is any.
+    pub(super) fn counted(&self) -> Counted {
+        Counted { usage: self.usage(), cost: self.money.cost() }
+    }
+
     /// The output is the larger of the output named and the total less the input, since xAI leaves
     /// reasoning out of `completion_tokens` and the others leave it in.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    fn usage(&self) -> Option<Usage> {
         let Self { input, output, total, .. } = self;
         let named = input.0.or(output.0).or(total.0);
         named?;
@@ -161,16 +185,6 @@ impl OpenAiCounts {
             output_total,
         })
     }
-
-    /// US dollars in all, where the upstream says so.
-    pub(super) fn cost_usd(&self) -> Option<f64> {
-        self.money.usd()
-    }
-
-    /// US dollars for input and for output, where it says so; not always all there is.
-    pub(super) fn cost_parts(&self) -> Option<(f64, f64)> {
-        self.money.parts()
-    }
 }
 
 impl AnthropicCounts {
@@ -181,14 +195,17 @@ impl AnthropicCounts {
         self.cache_read.0 = cache_read.0.or(self.cache_read.0);
         self.cache_write.0 = cache_write.0.or(self.cache_write.0);
         self.output.0 = output.0.or(self.output.0);
-        if money.usd().is_some() {
-            self.money = money.clone();
-        }
+        self.money = money.clone();
     }
 
-    /// The counts, once there is any. `input_tokens` leaves out what the cache gave and took;
+    /// The counts so far, and the money that the last part named.
+    pub(super) fn counted(&self) -> Counted {
+        Counted { usage: self.usage(), cost: self.money.cost() }
+    }
+
+    /// `input_tokens` leaves out what the cache gave and took;
     /// reasoning is not told apart.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    fn usage(&self) -> Option<Usage> {
         let Self { input, cache_read, cache_write, output, .. } = self;
         let named = input.0.or(cache_read.0).or(cache_write.0).or(output.0);
         named?;
@@ -209,32 +226,21 @@ impl AnthropicCounts {
             output_total: output,
         })
     }
-
-    /// US dollars in all, where the upstream says so.
-    pub(super) fn cost_usd(&self) -> Option<f64> {
-        self.money.usd()
-    }
-
-    /// US dollars for input and for output, where it says so; not always all there is.
-    pub(super) fn cost_parts(&self) -> Option<(f64, f64)> {
-        self.money.parts()
-    }
 }
 
 impl Money {
     /// With one's own key at the provider (`is_byok`), `cost` is OpenRouter's fee alone and the
     /// provider bills the rest; without, both figures are the same money.
-    fn usd(&self) -> Option<f64> {
+    fn cost(&self) -> Option<UpstreamCost> {
         let cost = self.cost.0.or_else(|| self.ticks.0.map(|ticks| ticks / TICKS_PER_USD));
-        match self.details.upstream.0 {
-            Some(upstream) if self.is_byok.0 => Some(cost.unwrap_or_default() + upstream),
-            Some(_) | None => cost,
+        let parts = self.details.input.0.zip(self.details.output.0);
+        if !self.is_byok.0 {
+            return cost.map(|usd| UpstreamCost { usd, is_all: true, parts });
         }
-    }
-
-    /// For input and for output.
-    fn parts(&self) -> Option<(f64, f64)> {
-        self.details.input.0.zip(self.details.output.0)
+        let theirs =
+            self.details.upstream.0.or_else(|| parts.map(|(input, output)| input + output));
+        let usd = cost.into_iter().chain(theirs).reduce(|fee, rest| fee + rest)?;
+        Some(UpstreamCost { usd, is_all: theirs.is_some(), parts })
     }
 
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
@@ -321,7 +327,7 @@ mod tests {
     fn openai(json: &str) -> (Option<Usage>, Option<f64>) {
         let mut counts = OpenAiCounts::default();
         read_document(json.as_bytes(), &mut counts).unwrap();
-        (counts.usage(), counts.cost_usd())
+        (counts.usage(), counts.money.cost().map(|cost| cost.usd))
     }
 
     fn buckets(json: &str) -> [u64; 6] {
@@ -408,18 +414,22 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_cost_have_two_names() {
-        let mut counts = OpenAiCounts::default();
-        let chat = r#"{"cost_details":{"upstream_inference_prompt_cost":0.25,"upstream_inference_completions_cost":0.5}}"#;
-        read_document(chat.as_bytes(), &mut counts).unwrap();
-        assert_eq!(counts.cost_parts(), Some((0.25, 0.5)));
-        let mut counts = AnthropicCounts::default();
-        let responses = r#"{"cost_details":{"upstream_inference_input_cost":1,"upstream_inference_output_cost":2}}"#;
-        read_document(responses.as_bytes(), &mut counts).unwrap();
-        assert_eq!(counts.cost_parts(), Some((1.0, 2.0)));
-        let mut counts = OpenAiCounts::default();
-        let half = r#"{"cost_details":{"upstream_inference_input_cost":1}}"#;
-        read_document(half.as_bytes(), &mut counts).unwrap();
-        assert_eq!(counts.cost_parts(), None);
+        let money = |json: &str| {
+            let mut counts = AnthropicCounts::default();
+            read_document(json.as_bytes(), &mut counts).unwrap();
+            counts.counted().cost.unwrap()
+        };
+        let chat = r#"{"cost":1,"cost_details":{"upstream_inference_prompt_cost":0.25,"upstream_inference_completions_cost":0.5}}"#;
+        assert_eq!(money(chat).parts, Some((0.25, 0.5)));
+        let responses = r#"{"cost":1,"cost_details":{"upstream_inference_input_cost":1,"upstream_inference_output_cost":2}}"#;
+        assert_eq!(money(responses).parts, Some((1.0, 2.0)));
+        let half = r#"{"cost":1,"cost_details":{"upstream_inference_input_cost":1}}"#;
+        assert_eq!(money(half).parts, None);
+        // They are the provider's bill, where that is not named as a whole.
+        let own_key = responses.replace("\"cost\":1", "\"cost\":0.5,\"is_byok\":true");
+        assert_eq!((money(&own_key).usd, money(&own_key).is_all), (3.5, true));
+        let fee = half.replace("\"cost\":1", "\"cost\":0.5,\"is_byok\":true");
+        assert_eq!((money(&fee).usd, money(&fee).is_all), (0.5, false));
     }
 
     #[test]
@@ -445,6 +455,6 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!(sum.usage(), Some(expected));
-        assert_eq!(sum.cost_usd(), None);
+        assert_eq!(sum.counted().cost, None);
     }
 }

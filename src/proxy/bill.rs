@@ -9,7 +9,7 @@ use crate::limits::prices::Rates;
 use crate::protocol::Dialect;
 use crate::protocol::prompt::Estimate;
 use crate::protocol::tap::Reading;
-use crate::protocol::usage::{Cost, CostSource, Usage};
+use crate::protocol::usage::{Cost, CostSource, UpstreamCost, Usage};
 use crate::store::{Entry, NanoUsd, Settlement};
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ struct Used {
     usage: Option<Usage>,
     /// Whether that count may lack the end: a stream was left, and some begin with a first count.
     is_open: bool,
-    /// Dollars as the upstream counted them.
-    upstream_usd: Option<f64>,
+    /// Money as the upstream counted it.
+    upstream: Option<UpstreamCost>,
     /// Output tokens by our estimate; `None` where nobody has seen the reply, or all of it.
     produced: Option<u64>,
     /// Whether an upstream may have worked for it.
@@ -139,7 +139,8 @@ fn settled(ctx: &Ctx, admission: Admission, reading: &Reading) -> Option<Cost> {
     let cost = bill.cost.min(NanoUsd::from_usd(MOST_USD));
     permit.settle(&Settlement { tokens, cost, entry: Some(entry) });
     let is_all = bill.source == CostSource::Upstream && outcome.unbilled.is_empty();
-    let usd = used.upstream_usd.filter(|_| is_all).unwrap_or_else(|| cost.usd());
+    let said = used.upstream.filter(|_| is_all);
+    let usd = said.map_or_else(|| cost.usd(), |said| said.usd);
     Some(Cost { usd, source: bill.source })
 }
 
@@ -149,6 +150,10 @@ fn is_embedding(ctx: &Ctx) -> bool {
 
 /// What is known of the upstream call that was the last.
 fn used(ctx: &Ctx, reading: &Reading) -> Used {
+    if reading.is_under_way {
+        // However the call ended here, its upstream goes on to the end.
+        return unseen(false);
+    }
     let outcome = &ctx.outcome;
     let work = outcome.work;
     // Of a call that runs nothing is known but what its reply has said.
@@ -161,17 +166,29 @@ fn used(ctx: &Ctx, reading: &Reading) -> Used {
     let is_counted = work.is_measured || ctx.stream && work.answer != Answer::Good;
     // Of embeddings no byte is output.
     let produced = if is_embedding(ctx) { 0 } else { outcome.produced_tokens };
-    // Some begin with a first count, which has no output yet.
+    // Some begin with a first count, which has no output yet, and some count nothing at all.
     let says_output = reading.usage.is_some_and(|usage| usage.output_total > 0);
-    let is_over = reading.finish.is_some() || reading.is_done && says_output;
+    let is_over = reading.finish.is_some() || reading.is_done;
+    let is_whole = is_over && (says_output || produced == 0);
     let produced = (is_counted || is_embedding(ctx)).then_some(produced);
     Used {
-        usage: reading.usage,
-        is_open: ctx.stream && !is_over,
-        upstream_usd: reading.upstream_cost_usd.filter(|usd| is_likely(ctx, *usd)),
+        usage: reading.usage.filter(is_any),
+        is_open: ctx.stream && !is_whole
+            || !says_output && produced.is_some_and(|tokens| tokens > 0),
+        upstream: money(ctx, reading),
         produced,
         has_worked,
     }
+}
+
+/// Whether it counts anything: no call has neither input nor output.
+const fn is_any(usage: &Usage) -> bool {
+    usage.input_total > 0 || usage.output_total > 0
+}
+
+/// What the upstream says of money, as far as it can be.
+fn money(ctx: &Ctx, reading: &Reading) -> Option<UpstreamCost> {
+    reading.upstream_cost.filter(|said| is_likely(ctx, said.usd))
 }
 
 /// Whether an upstream's own figure can be dollars at all.
@@ -186,15 +203,16 @@ fn is_likely(ctx: &Ctx, usd: f64) -> bool {
 
 /// What is known of a call that failed before another one was made: what it said, or nothing.
 fn left_behind(ctx: &Ctx, reading: &Reading) -> Used {
-    let upstream_usd = reading.upstream_cost_usd.filter(|usd| is_likely(ctx, *usd));
-    Used { usage: reading.usage, upstream_usd, ..unseen(ctx.stream || is_embedding(ctx)) }
+    let has_no_output = (ctx.stream || is_embedding(ctx)) && !reading.is_under_way;
+    let (usage, upstream) = (reading.usage.filter(is_any), money(ctx, reading));
+    Used { usage, upstream, ..unseen(has_no_output) }
 }
 
 /// What is known of a call that was sent and not waited for: a stream stops where it is left, before
 /// its first token, and a plain reply is written to its end.
 const fn unseen(has_no_output: bool) -> Used {
     let produced = if has_no_output { Some(0) } else { None };
-    Used { usage: None, is_open: false, upstream_usd: None, produced, has_worked: true }
+    Used { usage: None, is_open: false, upstream: None, produced, has_worked: true }
 }
 
 /// One bill for two upstream calls; the more certain of two sources is none of both, unless one is of nothing.
@@ -218,22 +236,35 @@ where
     R: FnOnce(&Usage) -> Option<(Rates, CostSource)>,
     D: FnOnce() -> Rates,
 {
-    if !used.has_worked && used.usage.is_none() && used.upstream_usd.is_none() {
+    if !used.has_worked && used.usage.is_none() && used.upstream.is_none() {
         return None;
     }
+    let counted = counted(used, stake, prices);
+    Some(match used.upstream {
+        Some(said) => {
+            let cost = NanoUsd::from_usd(said.usd);
+            let is_all = said.is_all && !used.is_open || cost >= counted.cost;
+            if is_all { Bill { cost, source: CostSource::Upstream, ..counted } } else { counted }
+        }
+        None => counted,
+    })
+}
+
+/// What it costs by its tokens.
+fn counted<R, D>(used: &Used, stake: &Stake, prices: Prices<R, D>) -> Bill
+where
+    R: FnOnce(&Usage) -> Option<(Rates, CostSource)>,
+    D: FnOnce() -> Rates,
+{
     let produced = used.produced.unwrap_or_default();
     // What was named before the end may not be all; nor is it, where nobody has seen how much there was.
     let is_all = |usage: &Usage| used.produced.is_some() && usage.output_total >= produced;
     let named = used.usage.filter(|usage| !used.is_open || is_all(usage));
     let usage = named.unwrap_or_else(|| estimated(used, stake));
-    if let Some(usd) = used.upstream_usd {
-        let cost = NanoUsd::from_usd(usd);
-        return Some(Bill { usage, cost, source: CostSource::Upstream });
-    }
     let known = (prices.of_model)(&usage);
     let cost = match (known, named) {
         (Some((rates, source)), Some(_)) => {
-            return Some(Bill { usage, cost: rates.cost(&usage), source });
+            return Bill { usage, cost: rates.cost(&usage), source };
         }
         // What the whole reservation was made for.
         (Some((rates, _)), None) if used.produced.is_none() && stake.is_priced => {
@@ -253,10 +284,10 @@ where
             if stake.is_priced { cost } else { cost.min(stake.reserved) }
         }
         (None, _) => {
-            return Some(Bill { usage, cost: NanoUsd::ZERO, source: CostSource::None });
+            return Bill { usage, cost: NanoUsd::ZERO, source: CostSource::None };
         }
     };
-    Some(Bill { usage, cost, source: CostSource::Estimate })
+    Bill { usage, cost, source: CostSource::Estimate }
 }
 
 /// The upstream's count of the input, where it has named one, and our own of what it produced.
@@ -280,13 +311,8 @@ mod tests {
     use super::*;
     use crate::store::TokenPrice;
 
-    const SILENT: Used = Used {
-        usage: None,
-        is_open: false,
-        upstream_usd: None,
-        produced: Some(50),
-        has_worked: true,
-    };
+    const SILENT: Used =
+        Used { usage: None, is_open: false, upstream: None, produced: Some(50), has_worked: true };
     const UNSEEN: Used = unseen(false);
     /// A millionth of a dollar a token: 125 + 400 tokens.
     const STAKE: Stake = Stake {
@@ -314,6 +340,11 @@ mod tests {
         Some((at(1.0), CostSource::Config))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what is known is an option")]
+    const fn whole(usd: f64) -> Option<UpstreamCost> {
+        Some(UpstreamCost { usd, is_all: true, parts: None })
+    }
+
     fn said_for(
         stake: &Stake,
         used: &Used,
@@ -329,11 +360,24 @@ mod tests {
 
     #[test]
     fn the_upstreams_own_figure_comes_first() {
-        let used = Used { upstream_usd: Some(0.000_821_2), usage: Some(usage()), ..SILENT };
+        let used = Used { upstream: whole(0.000_821_2), usage: Some(usage()), ..SILENT };
         assert_eq!(said(&used, rates()), Some((821_200, CostSource::Upstream, 10)));
         let used = Used { usage: Some(usage()), ..SILENT };
         assert_eq!(said(&used, rates()), Some((15_000, CostSource::Config, 10)));
         assert_eq!(said(&used, None), Some((0, CostSource::None, 10)));
+    }
+
+    #[test]
+    fn a_figure_that_may_not_be_all_is_the_least() {
+        let fee = |usd| Some(UpstreamCost { usd, is_all: false, parts: None });
+        let cheap = Used { upstream: fee(0.000_001), usage: Some(usage()), ..SILENT };
+        assert_eq!(said(&cheap, rates()), Some((15_000, CostSource::Config, 10)));
+        assert_eq!(said(&cheap, None), Some((1_000, CostSource::Upstream, 10)));
+        let dear = Used { upstream: fee(0.5), ..cheap };
+        assert_eq!(said(&dear, rates()), Some((500_000_000, CostSource::Upstream, 10)));
+        // From before the end, and then the caller left.
+        let left = Used { upstream: whole(0.000_001), is_open: true, ..SILENT };
+        assert_eq!(said(&left, rates()), Some((150_000, CostSource::Estimate, 100)));
     }
 
     #[test]
@@ -383,7 +427,7 @@ mod tests {
         assert_eq!((sum.cost, sum.source), (NanoUsd(540_000), CostSource::Estimate));
         assert_eq!((sum.usage.input_total, sum.usage.output_total), (135, 405));
         assert_eq!(together(None, earlier), earlier);
-        let figure = bill(&Used { upstream_usd: Some(0.5), ..SILENT }, &STAKE, prices());
+        let figure = bill(&Used { upstream: whole(0.5), ..SILENT }, &STAKE, prices());
         let both = together(figure, figure.unwrap());
         assert_eq!((both.cost, both.source), (NanoUsd(1_000_000_000), CostSource::Upstream));
         let nothing = Bill { cost: NanoUsd(0), source: CostSource::None, ..earlier };

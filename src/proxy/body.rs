@@ -6,7 +6,7 @@ use super::context::{Call, Ctx, Ended};
 use crate::auth;
 use crate::error::{Kind, Rejection};
 use crate::protocol::Dialect;
-use crate::protocol::request::{self, Named, RequestFacts};
+use crate::protocol::request::{self, Named, Refused, RequestFacts};
 use crate::routing;
 use crate::session::Candidates;
 use bytes::{Bytes, BytesMut};
@@ -38,32 +38,24 @@ pub(super) async fn read(
     let body = received?;
     ctx.traced.asked(&body, ctx.snapshot.tracing.secrets());
     let mut members = ctx.traced.capture.map(|_| Vec::with_capacity(USUAL_MEMBERS));
-    let facts = request::read_noting(&body, dialect, members.as_mut())?;
-    ctx.traced.facts(&facts, members);
-    let key = auth::credential(&caller.req_header().headers);
-    let key = key.and_then(|key| str::from_utf8(key).ok());
-    let holds_key = |text: &str| {
-        key.is_some_and(|key| text == key || key.len() >= LEAST_KEY && text.contains(key))
+    let facts = match request::read_noting(&body, dialect, members.as_mut()) {
+        Ok(facts) => facts,
+        Err(Refused { rejection, facts }) => {
+            if let Some(facts) = facts {
+                ctx.traced.facts(&facts, None);
+                identify(caller, ctx, &facts).ok();
+            }
+            return Err(rejection.into());
+        }
     };
-    if facts.names().any(holds_key) {
-        // It would stand in logs, metrics and the ledger.
-        return Err(misplaced_key().into());
-    }
+    ctx.traced.facts(&facts, members);
+    let strip_response_format = identify(caller, ctx, &facts)?;
     let allowed = allow(ctx, &facts);
-    let session = ctx.snapshot.sessions.decide(Candidates {
-        header: header(caller, ctx),
-        body: facts.session_id.as_deref(),
-        metadata: facts.metadata_session_id.as_deref(),
-        response_format: facts.response_format.as_ref().and_then(|f| f.kind.as_deref()),
-    });
-    ctx.session_id = session.id.filter(|id| !holds_key(id));
-    let strip_response_format = session.strip_response_format;
     let routes = &ctx.snapshot.routes;
     let route = routing::find(routes, &facts.model);
     let found = route.and_then(|found| routes.iter().position(|r| std::ptr::eq(r, found)));
     let refusal = allowed.err().or_else(|| found.is_none().then(|| unknown_model(&facts.model)));
     let route = found.unwrap_or_default();
-    ctx.model = Some(facts.model.clone());
     let account = ctx.caller.as_ref().map(|caller| &caller.account);
     let is_metered = account.is_some_and(|account| account.is_metered());
     let asking = None;
@@ -79,6 +71,32 @@ pub(super) async fn read(
     ctx.waited += since.elapsed();
     ctx.call = Some(call);
     Ok(admitted?)
+}
+
+/// Notes model and session; whether the session stands in a `response_format`, which is to be taken out.
+fn identify(
+    caller: &ServerSession,
+    ctx: &mut Ctx,
+    facts: &RequestFacts,
+) -> Result<bool, Rejection> {
+    let key = auth::credential(&caller.req_header().headers);
+    let key = key.and_then(|key| str::from_utf8(key).ok());
+    let holds_key = |text: &str| {
+        key.is_some_and(|key| text == key || key.len() >= LEAST_KEY && text.contains(key))
+    };
+    if facts.names().any(holds_key) {
+        // It would stand in logs, metrics and the ledger.
+        return Err(misplaced_key());
+    }
+    let session = ctx.snapshot.sessions.decide(Candidates {
+        header: header(caller, ctx),
+        body: facts.session_id.as_deref(),
+        metadata: facts.metadata_session_id.as_deref(),
+        response_format: facts.response_format.as_ref().and_then(|f| f.kind.as_deref()),
+    });
+    ctx.session_id = session.id.filter(|id| !holds_key(id));
+    ctx.model = Some(facts.model.clone()).filter(|model| !model.is_empty());
+    Ok(session.strip_response_format)
 }
 
 fn header<'h>(caller: &'h ServerSession, ctx: &Ctx) -> Option<&'h str> {

@@ -12,6 +12,8 @@ use std::time::SystemTime;
 pub(super) struct Reserved {
     /// Output tokens; `None` where nothing depends on them.
     pub(super) tokens: Option<u64>,
+    /// The same as the upstream may count them.
+    pub(super) said: Option<u64>,
     /// How many answers it has.
     pub(super) choices: u64,
 }
@@ -25,7 +27,8 @@ impl Reserved {
         let at_most = tap.produced_tokens().saturating_add(bytes as u64 + 1);
         if self.tokens.is_none_or(|tokens| at_most < tokens) {
             pieces.iter().skip(from).for_each(|piece| tap.push(piece));
-            return false;
+            // What its upstream has counted was not seen coming.
+            return self.is_used_up(tap);
         }
         for number in from..pieces.len() {
             let Some(piece) = pieces.get_mut(number) else { break };
@@ -58,7 +61,11 @@ impl Reserved {
     fn is_used_up(self, tap: &StreamTap) -> bool {
         let may_tell = self.choices <= StreamTap::MOST_CHOICES;
         let is_over = tap.is_ended() || tap.fault().is_some() || tap.is_complete() && may_tell;
-        !is_over && self.tokens.is_some_and(|tokens| tap.produced_tokens() >= tokens)
+        let counted = tap.reading().usage.map_or(0, |usage| usage.output_total);
+        let is_reached = self.tokens.is_some_and(|tokens| tap.produced_tokens() >= tokens)
+            // Whoever keeps to the maximum may count up to it before it says why it ends.
+            || self.said.is_some_and(|most| counted > most);
+        is_reached && !is_over
     }
 }
 
@@ -92,7 +99,7 @@ mod tests {
         let mut tap = StreamTap::new(Dialect::Chat).of(1);
         let chunks = stream.as_bytes().chunks(size);
         let mut pieces: Vec<Bytes> = chunks.map(Bytes::copy_from_slice).collect();
-        let reserved = Reserved { tokens: Some(tokens), choices: 1 };
+        let reserved = Reserved { tokens: Some(tokens), said: None, choices: 1 };
         let is_cut = reserved.read(&mut tap, &mut pieces, 0);
         let left = String::from_utf8(pieces.concat()).unwrap();
         (is_cut, left, tap.produced_tokens())
@@ -126,10 +133,25 @@ mod tests {
     }
 
     #[test]
+    fn what_the_upstream_counts_is_counted_though_nobody_sees_it() {
+        let counting = |tokens: u64| {
+            format!(
+                "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"\"}}}}],\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":{tokens}}}}}\n\n"
+            )
+        };
+        let reserved = Reserved { tokens: Some(1_000), said: Some(300), choices: 1 };
+        let mut tap = StreamTap::new(Dialect::Chat).of(1);
+        for (tokens, is_cut) in [(100, false), (300, false), (301, true)] {
+            let mut pieces = vec![Bytes::from(counting(tokens))];
+            assert_eq!(reserved.read(&mut tap, &mut pieces, 0), is_cut, "{tokens}");
+        }
+    }
+
+    #[test]
     fn without_a_reservation_nothing_is_cut() {
         let mut tap = StreamTap::new(Dialect::Chat).of(1);
         let mut pieces = vec![Bytes::from(event("word").repeat(1_000))];
-        assert!(!Reserved { tokens: None, choices: 1 }.read(&mut tap, &mut pieces, 0));
+        assert!(!Reserved { tokens: None, said: None, choices: 1 }.read(&mut tap, &mut pieces, 0));
         assert_eq!(pieces.concat().len(), 1_000 * event("word").len());
     }
 }

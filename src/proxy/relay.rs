@@ -147,8 +147,10 @@ async fn follow(
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut held = 0;
     let mut released = false;
-    let tokens = ctx.admission.as_ref().and_then(|admission| admission.cap);
-    let reserved = Reserved { tokens, choices: call.facts.answers };
+    let admission = ctx.admission.as_ref();
+    let tokens = admission.and_then(|admission| admission.cap);
+    let said = admission.filter(|_| tokens.is_some()).map(|admission| admission.output);
+    let reserved = Reserved { tokens, said, choices: call.facts.answers };
     let hides_usage = call.asks_for_usage(&reply.upstream.config.provider.row());
     loop {
         let tapped = pieces.len();

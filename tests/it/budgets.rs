@@ -428,6 +428,45 @@ async fn what_is_kept_upstream_is_a_part_of_the_prompt() {
 }
 
 #[tokio::test]
+async fn what_goes_on_behind_its_reply_costs_what_was_reserved() {
+    let (origin, gateway) = budgeted("usd: 0.025, per: total").await;
+    let queued = json!({ "id": "resp_1", "object": "response", "background": true,
+        "status": "queued", "output": [], "usage": null });
+    origin.always(Reply::json(200, &queued));
+    let call = json!({ "model": "acme/wisp", "input": "hi", "background": true,
+        "max_output_tokens": 1_000 });
+    // A cent each, and a little for the prompt.
+    for admitted in [true, true, false] {
+        let reply = gateway.post("/v1/responses", &call).await;
+        assert_eq!(reply.status == 200, admitted, "{}", reply.text());
+    }
+    assert!(gateway.used_usd().await > 0.02);
+}
+
+#[tokio::test]
+async fn a_stream_whose_upstream_counts_more_than_was_reserved_is_cut() {
+    let (origin, gateway) = budgeted("usd: 1, per: total").await;
+    let mut reply = Reply::stream();
+    for tokens in 1..=400 {
+        let usage = json!({ "prompt_tokens": 10, "completion_tokens": tokens * 100 });
+        let choice = json!({ "index": 0, "delta": { "reasoning": "" } });
+        let event = json!({ "choices": [choice], "usage": usage });
+        reply = reply.piece(format!("data: {event}\n\n"));
+        if tokens == 1 {
+            reply = reply.piece(delta("A"));
+        }
+    }
+    origin.next(reply.hang());
+    let mut call = chat_stream();
+    call["max_tokens"] = json!(1_000);
+    let got = gateway.post(CHAT, &call).await;
+    assert!(got.text().contains("\"finish_reason\":\"length\""), "{}", got.text());
+    // A burst is read as one; a thousand tokens and what came with them are far from forty thousand.
+    let used = gateway.used_usd().await;
+    assert!((0.01..0.41).contains(&used), "{used}");
+}
+
+#[tokio::test]
 async fn what_an_upstream_ends_by_itself_is_never_cut() {
     let (origin, gateway) = budgeted("usd: 5, per: day").await;
     // Ours counts about 13 tokens; the upstream, which holds to its maximum, ten.
@@ -612,10 +651,31 @@ async fn who_deletes_the_folder_under_a_gateway_is_told() {
     gateway.post(CHAT, &chat()).await.assert_ok();
     std::fs::remove_dir_all(&data).unwrap();
     eventually("it is told", || async {
-        gateway.process.stderr.text().contains("its files were deleted").then_some(())
+        gateway.process.stderr.text().contains("its files were deleted or moved").then_some(())
     })
     .await;
+    assert_eq!(gateway.status().await["store"]["state"], "down");
     gateway.post(CHAT, &chat()).await.assert_ok();
+}
+
+#[tokio::test]
+async fn who_moves_the_folder_away_may_put_it_back() {
+    let origin = Origin::start().await;
+    let folder = TempDir::new().unwrap();
+    let (data, elsewhere) = (folder.path().join("data"), folder.path().join("elsewhere"));
+    let store = format!("store: {{ path: \"{}\" }}", data.display());
+    let gateway = Gateway::start(&config(&origin, "usd: 5, per: month").section(&store)).await;
+    gateway.post(CHAT, &chat()).await.assert_ok();
+    let becomes = async |state: &str| {
+        eventually(state, || async {
+            (gateway.status().await["store"]["state"] == state).then_some(())
+        })
+        .await;
+    };
+    std::fs::rename(&data, &elsewhere).unwrap();
+    becomes("down").await;
+    std::fs::rename(&elsewhere, &data).unwrap();
+    becomes("up").await;
 }
 
 #[tokio::test]

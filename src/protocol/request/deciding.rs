@@ -34,6 +34,13 @@ fn what_is_kept_upstream_is_noticed() {
         (r#""input":"x","previous_response_id":"r""#, true),
         (r#""input":"x","conversation":{"id":"c"}"#, true),
         (r#""prompt":{"id":"p"}"#, true),
+        (
+            r#""input":[{"type":"message","id":"m","content":"x"},"text",{"role":"user","content":[]}]"#,
+            false,
+        ),
+        (r#""input":[{"role":"user","content":"x"},{"type":"item_reference","id":"m"}]"#, true),
+        (r#""input":[{"type":"item\u005freference","id":"m"}]"#, true),
+        (r#""input":[{"id":"m","type":null}]"#, true),
     ] {
         let body = format!(r#"{{"model":"m",{members}}}"#);
         let found = read(body.as_bytes(), Dialect::Responses).unwrap();

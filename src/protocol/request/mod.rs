@@ -2,6 +2,7 @@
 
 mod faults;
 mod folded;
+mod input;
 mod members;
 mod nested;
 mod others;
@@ -165,6 +166,21 @@ pub struct Optional {
     pub place: MemberSpan,
 }
 
+/// A body that is refused.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub rejection: Rejection,
+    /// What it said before that, for log and trace alone: it may be half of it, or one of two.
+    pub facts: Option<Box<RequestFacts>>,
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection, facts: None }
+    }
+}
+
 /// Reads a request body.
 ///
 /// # Errors
@@ -174,7 +190,7 @@ pub struct Optional {
 /// the field, where the dialect's required fields are missing or one of these facts is malformed.
 /// Messages give byte offsets and never repeat what the body says.
 pub fn read(body: &[u8], dialect: Dialect) -> Result<RequestFacts, Rejection> {
-    read_noting(body, dialect, None)
+    read_noting(body, dialect, None).map_err(|refused| refused.rejection)
 }
 
 /// The same, and where its members stand, in their order, for who reads the body again.
@@ -186,7 +202,7 @@ pub fn read_noting(
     body: &[u8],
     dialect: Dialect,
     members: Option<&mut Vec<MemberSpan>>,
-) -> Result<RequestFacts, Rejection> {
+) -> Result<RequestFacts, Refused> {
     let text = utf8(body)?;
     let mut scan = Scan::new(text);
     let found = match scan.peek() {
@@ -197,7 +213,7 @@ pub fn read_noting(
         Some(b'-' | b'0'..=b'9') => "a number",
         Some(_) => "not JSON",
     };
-    Err(invalid(format!("The body is {found}. Send one JSON object.")))
+    Err(invalid(format!("The body is {found}. Send one JSON object.")).into())
 }
 
 fn utf8(body: &[u8]) -> Result<&str, Rejection> {

@@ -5,7 +5,7 @@ use super::folded::folded;
 use super::members::{Member, Members};
 use super::required::{Given, Required};
 use super::scan::{Broken, Scan, Value};
-use super::{Dialect, OPTIONAL, Optional, RequestFacts, ResponseFormat};
+use super::{Dialect, OPTIONAL, Optional, Refused, RequestFacts, ResponseFormat};
 use crate::error::Rejection;
 use crate::protocol::edit::MemberSpan;
 use crate::protocol::prompt::Beside;
@@ -14,9 +14,9 @@ use std::borrow::Cow;
 /// Reads one body. Faults of meaning are kept until the whole body has proved to be JSON.
 pub(super) struct Reader<'a> {
     pub(super) scan: Scan<'a>,
-    dialect: Dialect,
+    pub(super) dialect: Dialect,
     pub(super) facts: RequestFacts,
-    required: Required,
+    pub(super) required: Required,
     prompts: u64,
     fault: Option<Rejection>,
 }
@@ -54,8 +54,15 @@ impl<'a> Reader<'a> {
     /// Reads it, and adds to `noted` where its members stand.
     pub(super) fn read(
         mut self,
-        mut noted: Option<&mut Vec<MemberSpan>>,
-    ) -> Result<RequestFacts, Rejection> {
+        noted: Option<&mut Vec<MemberSpan>>,
+    ) -> Result<RequestFacts, Refused> {
+        match self.whole_body(noted) {
+            Ok(()) => Ok(self.facts),
+            Err(rejection) => Err(Refused { rejection, facts: Some(Box::new(self.facts)) }),
+        }
+    }
+
+    fn whole_body(&mut self, mut noted: Option<&mut Vec<MemberSpan>>) -> Result<(), Rejection> {
         self.facts.object_start = self.scan.at + 1;
         let mut members = self.scan.enter_object(0)?;
         while let Some(member) = self.next(&mut members, None)? {
@@ -68,7 +75,7 @@ impl<'a> Reader<'a> {
         if self.scan.peek().is_some() {
             self.scan.broken("something follows the object")?;
         }
-        if let Some(fault) = self.fault {
+        if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
         if self.facts.model.is_empty() {
@@ -79,7 +86,7 @@ impl<'a> Reader<'a> {
         self.facts.answers = self.facts.answers.saturating_mul(self.prompts);
         match self.required.missing(self.dialect) {
             Some(missing) => Err(missing),
-            None => Ok(self.facts),
+            None => Ok(()),
         }
     }
 
@@ -114,7 +121,7 @@ impl<'a> Reader<'a> {
             "model" => self.model()?,
             "messages" => self.required.messages = self.given()?,
             "prompt" => self.prompt()?,
-            "input" => self.required.input = self.given()?,
+            "input" => self.input()?,
             "previous_response_id" => {
                 self.required.previous_response_id = self.given()?;
                 self.continued(self.required.previous_response_id);

@@ -107,8 +107,7 @@ impl Reply {
         notes.transcribe(self.said);
         notes.names(self.id.0, self.model.0);
         notes.counts.merge(&self.counts);
-        let counts = &notes.counts;
-        notes.bill(counts.usage(), counts.cost_usd(), counts.cost_parts());
+        notes.bill(notes.counts.counted());
         notes.fault(self.error.fault());
         let finish = self.stop_reason.0.map(|reason| {
             match reason.as_str() {

@@ -6,53 +6,22 @@ mod openai;
 mod outline;
 mod plain;
 mod produced;
+mod reading;
 mod responses;
 mod said;
 mod transcript;
 
 pub use fault::{MAX_MESSAGE, UpstreamFault, error_in_body};
 pub use plain::{Finished, Form, PlainTap};
+pub use reading::Reading;
 pub use transcript::{Choice, Kept, MAX_WORD, ToolCall, Transcript};
 
 use super::Dialect;
 use super::mend;
 use super::sse::{Event, Framer};
 use super::tokens::Tally;
-use super::usage::{AnthropicCounts, Usage};
+use super::usage::{AnthropicCounts, Counted};
 use said::Said;
-
-/// What a reply said about itself.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Reading {
-    /// The model that answered, in the upstream's own name for it.
-    pub model: Option<String>,
-    /// The upstream's id of the reply.
-    pub id: Option<String>,
-    /// Tokens, as the upstream counted them.
-    pub usage: Option<Usage>,
-    /// US dollars, as the upstream counted them.
-    pub upstream_cost_usd: Option<f64>,
-    /// Of those, for input and for output, as far as it said; they need not be all of it.
-    pub upstream_cost_parts: Option<(f64, f64)>,
-    /// Why it ended, in OpenAI's words where there is one: `stop`, `length`, `tool_calls`,
-    /// `content_filter`, `error`; else the upstream's own word.
-    pub finish: Option<String>,
-    /// Whether a stream has said that nothing more comes, by `[DONE]`: some say no other word.
-    pub is_done: bool,
-    /// The error it carried.
-    pub fault: Option<UpstreamFault>,
-    /// What it said, where that is kept.
-    pub output: Option<Box<Transcript>>,
-}
-
-impl Reading {
-    /// Whether it says what the call cost, in dollars or in tokens.
-    #[must_use]
-    pub fn names_a_price(&self) -> bool {
-        let is_used = |usage: Usage| usage.input_total > 0 || usage.output_total > 0;
-        self.upstream_cost_usd.is_some() || self.usage.is_some_and(is_used)
-    }
-}
 
 /// Reads a stream as it passes. Nothing in the stream makes it fail.
 #[derive(Debug)]
@@ -317,12 +286,8 @@ impl Notes {
         reading.model = reading.model.take().or(model);
     }
 
-    /// Keeps the last counts; Groq sends them twice.
-    fn bill(&mut self, usage: Option<Usage>, cost_usd: Option<f64>, parts: Option<(f64, f64)>) {
-        let reading = &mut self.reading;
-        reading.usage = usage.or(reading.usage);
-        reading.upstream_cost_usd = cost_usd.or(reading.upstream_cost_usd);
-        reading.upstream_cost_parts = parts.or(reading.upstream_cost_parts);
+    fn bill(&mut self, counted: Counted) {
+        self.reading.bill(counted);
     }
 
     fn count(&mut self, produced: &produced::Produced) {

@@ -5,7 +5,7 @@ use super::fault::{ErrorValue, bare_error};
 use super::produced::Produced;
 use super::said::{Kind, Said};
 use crate::protocol::lenient::{Count, Lenient, Word, read, read_document, skip};
-use crate::protocol::usage::OpenAiCounts;
+use crate::protocol::usage::{Counted, OpenAiCounts};
 use serde::de::MapAccess;
 
 /// A chunk of a stream, or a whole reply: they differ in `delta` and `message` alone.
@@ -93,12 +93,8 @@ impl Reply {
         let fault = named.or_else(|| self.choices.error.fault());
         notes.fault(fault.or_else(|| self.groq.error.fault()));
         notes.finish(self.choices.finish.0, self.choices.finished);
-        let counts = self.counts;
-        notes.bill(
-            counts.usage().or_else(|| self.groq.counts.usage()),
-            counts.cost_usd().or_else(|| self.groq.counts.cost_usd()),
-            counts.cost_parts(),
-        );
+        let (own, groq) = (self.counts.counted(), self.groq.counts.counted());
+        notes.bill(Counted { usage: own.usage.or(groq.usage), cost: own.cost.or(groq.cost) });
     }
 }
 

@@ -1,7 +1,8 @@
 //! Recorded streams, whole and in every cut, and what is to be read from them.
 
 use super::tests::{ID, golden, tapped, usage};
-use super::{Dialect, Reading, StreamTap, UpstreamFault, Usage};
+use super::{Dialect, Reading, StreamTap, UpstreamFault};
+use crate::protocol::usage::{UpstreamCost, Usage};
 use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 
 /// What each recorded stream says, and whether it is complete and how much text it holds.
@@ -41,10 +42,10 @@ impl Expected {
             model: Some(self.model.to_owned()),
             id: Some(self.id.to_owned()),
             usage: self.usage,
-            upstream_cost_usd: self.cost_usd,
-            upstream_cost_parts: None,
+            upstream_cost: self.cost_usd.map(|usd| UpstreamCost { usd, is_all: true, parts: None }),
             finish: self.finish.map(str::to_owned),
             is_done: false,
+            is_under_way: false,
             fault: self.fault.map(|(message, code, status)| UpstreamFault {
                 message: Some(message.to_owned()),
                 code: Some(code.to_owned()),
@@ -58,7 +59,8 @@ impl Expected {
         let what = format!("{} {how}", self.file);
         let mut reading = tap.reading().clone();
         // Wherever a recorded reply names them they add up.
-        let parts = reading.upstream_cost_parts.take().map(|(input, output)| input + output);
+        let parts = reading.upstream_cost.as_mut().and_then(|cost| cost.parts.take());
+        let parts = parts.map(|(input, output)| input + output);
         let differs = |sum: f64| self.cost_usd.is_none_or(|all| (all - sum).abs() > 1e-12);
         assert!(!parts.is_some_and(differs), "{what}");
         assert!(!std::mem::take(&mut reading.is_done) || self.is_complete, "{what}");

@@ -4,7 +4,7 @@ use super::fault::ErrorValue;
 use super::produced::Produced;
 use super::said::{CallIndex, Kind, Note, Said};
 use super::{Notes, Progress, UpstreamFault};
-use crate::protocol::lenient::{Lenient, Word, read, read_document, skip};
+use crate::protocol::lenient::{Flag, Lenient, Word, read, read_document, skip};
 use crate::protocol::usage::OpenAiCounts;
 use serde::de::MapAccess;
 
@@ -26,6 +26,9 @@ pub(super) struct Reply {
     id: Word,
     model: Word,
     status: Word,
+    background: Flag,
+    /// Whether nothing follows it.
+    is_plain: bool,
     error: ErrorValue,
     incomplete: Incomplete,
     output: Item,
@@ -142,18 +145,23 @@ fn is_repetition(name: &[u8]) -> bool {
 }
 
 impl Reply {
-    /// A reply to be read, whose texts are noted.
+    /// A plain reply to be read, whose texts are noted.
     pub(super) fn saying(said: Said) -> Self {
-        Self { said, ..Self::default() }
+        Self { said, is_plain: true, ..Self::default() }
     }
 
     pub(super) fn note(self, notes: &mut Notes) {
         notes.transcribe(self.said);
         notes.names(self.id.0, self.model.0);
-        notes.bill(self.counts.usage(), self.counts.cost_usd(), self.counts.cost_parts());
+        notes.bill(self.counts.counted());
         notes.has_tool_call |= self.output.is_tool_call;
         notes.fault(self.error.fault());
-        let finish = match self.status.0.as_deref() {
+        let status = self.status.0.as_deref();
+        if status.is_some() {
+            let is_waited_for = matches!(status, Some("queued" | "in_progress"));
+            notes.reading.is_under_way = is_waited_for && (self.is_plain || self.background.0);
+        }
+        let finish = match status {
             Some("completed") if notes.has_tool_call => "tool_calls".to_owned(),
             Some("completed") => "stop".to_owned(),
             Some("incomplete") => match self.incomplete.0.0.as_deref() {
@@ -192,6 +200,7 @@ impl Lenient for Reply {
             "id" => read(map, &mut self.id),
             "model" => read(map, &mut self.model),
             "status" => read(map, &mut self.status),
+            "background" => read(map, &mut self.background),
             "error" => read(map, &mut self.error),
             "incomplete_details" => read(map, &mut self.incomplete),
             "output" => read(map, &mut Items(&mut self.output, &mut self.said)),

@@ -1,6 +1,7 @@
 //! Replies of every dialect, and what is to be read from them.
 
 use super::*;
+use crate::protocol::usage::Usage;
 use bytes::Bytes;
 use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
 
@@ -235,7 +236,7 @@ fn whole_replies_are_read_in_every_cut() {
             assert_eq!(reading.model.as_deref(), Some("acme/wisp-2-mini-20260801"));
             assert_eq!(reading.finish.as_deref(), Some("stop"));
             assert_eq!(reading.usage, usage(usage_buckets), "{file}");
-            assert!((reading.upstream_cost_usd.unwrap() - cost_usd).abs() < 1e-12, "{file}");
+            assert!((reading.upstream_cost.unwrap().usd - cost_usd).abs() < 1e-12, "{file}");
             assert_eq!(reading.fault, None);
         }
     }

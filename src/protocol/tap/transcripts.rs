@@ -270,7 +270,7 @@ fn an_event_of_megabytes_is_read_like_any_other() {
     }
     let reading = tap.into_reading();
     assert_eq!(reading.usage.map(|usage| usage.output_total), Some(60));
-    assert_eq!(reading.upstream_cost_usd, Some(0.04));
+    assert_eq!(reading.upstream_cost.map(|cost| cost.usd), Some(0.04));
     assert_eq!(whole(&reading.output.unwrap().choices()[0].content), "here");
 }
 

@@ -51,8 +51,8 @@ impl Desk {
     }
 
     /// Whether what happens now can be written down.
-    pub(super) const fn is_up(&self) -> bool {
-        self.journal.is_some() && !self.is_refused
+    pub(super) fn is_up(&self) -> bool {
+        self.journal.as_ref().is_some_and(|journal| !journal.has_gone) && !self.is_refused
     }
 
     /// Writes an ended call down, now or once it can be; or leaves it for the next reservation, where

@@ -7,9 +7,9 @@ use super::super::CallId;
 use super::record::{Record, Reserved};
 use crate::folder;
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"CIRQUEJ1";
@@ -30,6 +30,8 @@ pub(super) struct Journal {
     pub(super) generation: u64,
     /// Where the next record goes. What may lie behind is the torn rest of a failed write.
     pub(super) end: u64,
+    /// Whether somebody took the file away: what is written to it is lost with the process.
+    pub(super) has_gone: bool,
     buffer: Vec<u8>,
 }
 
@@ -101,6 +103,7 @@ impl Journal {
             file,
             generation,
             end: bytes.len() as u64,
+            has_gone: false,
             buffer: Vec::with_capacity(ROOM),
         })
     }
@@ -133,6 +136,15 @@ impl Journal {
     /// Another handle of the file, for the keeper to read and sync without our lock.
     pub(super) fn handle(&self) -> io::Result<File> {
         self.file.try_clone()
+    }
+
+    /// Whether what stands at its path is this file.
+    pub(super) fn is_in_place(&self) -> bool {
+        let there = std::fs::metadata(path(&self.folder)).ok();
+        let is_it = |(there, ours): (Metadata, Metadata)| {
+            (there.dev(), there.ino()) == (ours.dev(), ours.ino())
+        };
+        there.zip(self.file.metadata().ok()).is_some_and(is_it)
     }
 
     /// Goes by the name of the journal from now on.

@@ -11,7 +11,6 @@ use crate::protocol::usage::{CostSource, Usage};
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -57,8 +56,8 @@ struct Open {
     is_named: bool,
     /// Whether the disk has all that the journal says up to there.
     is_synced: bool,
-    /// Whether the file system counts the names of a file, so that none means that it was deleted.
-    has_links: bool,
+    /// Whether a file can be told from another one at its path, so that this means that it has gone.
+    can_be_told: bool,
     /// Held as long as the process lives, so that no other one uses the folder.
     _lock: Locked,
 }
@@ -91,7 +90,7 @@ impl Keeper {
         let applied = Applied { generation, position: journal.end };
         ledger.apply(&unapplied, applied).map_err(|error| failed(&error))?;
         let purses = ledger.purses(now).map_err(|error| failed(&error))?;
-        let has_links = journal.handle().is_ok_and(|file| links(&file) > 0);
+        let can_be_told = journal.is_in_place();
         self.shared.restore(&purses, journal);
         self.open = Some(Open {
             ledger,
@@ -99,7 +98,7 @@ impl Keeper {
             running: Running::default(),
             is_named: true,
             is_synced: true,
-            has_links,
+            can_be_told,
             _lock: lock,
         });
         Ok(())
@@ -190,16 +189,19 @@ impl Open {
         // Calls may have ended since.
         desk.write_chunk();
         let is_behind = !desk.waiting.is_empty();
-        let Some(journal) = &desk.journal else { return Ok(()) };
+        let Some(journal) = &mut desk.journal else { return Ok(()) };
         let (end, file) = (journal.end, journal.handle().map_err(|error| text(&error))?);
+        let has_gone = self.can_be_told && !journal.is_in_place();
+        journal.has_gone = has_gone;
         drop(desk);
         if is_behind {
             return Err("the journal cannot be written".to_owned());
         }
-        if self.has_links && links(&file) == 0 {
+        if has_gone {
             // Calls go on by what is in memory, and are written to what nobody will find again.
             return Err(format!(
-                "{}: its files were deleted; restart the gateway, which forgets all spend",
+                "{}: its files were deleted or moved; put them back, or restart the gateway, which \
+                 forgets all spend",
                 folder.display()
             ));
         }
@@ -246,10 +248,6 @@ impl std::fmt::Display for Problem {
             Self::InUse(text) | Self::Failed(text) => f.write_str(text),
         }
     }
-}
-
-fn links(file: &File) -> u64 {
-    file.metadata().map_or(1, |file| file.nlink())
 }
 
 /// What the ledger lacks of an earlier process' journal: ended calls behind `from`, and the calls

@@ -44,6 +44,10 @@ pub fn encode(trace: &Trace, to: &Destination, out: &mut Vec<u8>) -> usize {
     count
 }
 
+/// So much of input and output, in bytes, stands in full on the span around several attempts, too; of more
+/// the last attempt's has it all. A trace of 4 MB must not become one of 8 (LANGFUSE section 4).
+const MOST_TWICE: usize = 1 << 20;
+
 struct Encoder<'e> {
     trace: &'e Trace,
     to: &'e Destination,
@@ -76,7 +80,7 @@ impl Encoder<'_> {
         span.short(TYPE, GENERATION);
         self.verdict(&mut span);
         self.model(&mut span, self.served_model(), true);
-        self.input_and_output(&mut span);
+        self.input_and_output(&mut span, usize::MAX);
         self.money(&mut span, exchange.usage, exchange.cost);
         self.first_token(&mut span);
         self.upstream(&mut span, exchange.upstream.as_deref().unwrap_or_default());
@@ -89,7 +93,7 @@ impl Encoder<'_> {
         self.common(&mut span, None);
         span.short(TYPE, "span");
         self.verdict(&mut span);
-        self.input_and_output(&mut span);
+        self.input_and_output(&mut span, MOST_TWICE);
         span.end();
     }
 
@@ -116,7 +120,7 @@ impl Encoder<'_> {
             let served = self.trace.reading.model.as_deref();
             self.verdict(&mut span);
             self.model(&mut span, served.or(Some(&attempt.model)), true);
-            self.input_and_output(&mut span);
+            self.input_and_output(&mut span, usize::MAX);
             self.money(&mut span, exchange.usage, exchange.cost);
             self.first_token(&mut span);
         } else {
@@ -207,12 +211,22 @@ impl Encoder<'_> {
         }
     }
 
-    fn input_and_output(&self, span: &mut Span<'_, '_>) {
-        if let Some(input) = &self.facts.input {
-            span.long(key!("langfuse.observation.input"), input);
+    /// Shortened where together they are longer than `most`.
+    fn input_and_output(&self, span: &mut Span<'_, '_>, most: usize) {
+        let (input, output) = (self.facts.input.as_deref(), self.facts.output.as_deref());
+        let bytes = input.map_or(0, str::len) + output.map_or(0, str::len);
+        let each = if bytes > most { most / 8 } else { usize::MAX };
+        let fields = [
+            (key!("langfuse.observation.input"), input),
+            (key!("langfuse.observation.output"), output),
+        ];
+        for (key, text) in fields {
+            if let Some(text) = text {
+                span.long(key, &self.striker.fitting(text.into(), each));
+            }
         }
-        if let Some(output) = &self.facts.output {
-            span.long(key!("langfuse.observation.output"), output);
+        if bytes > most {
+            return;
         }
         if self.to.kind == DestinationKind::Otlp {
             self.messages(span);
@@ -241,8 +255,9 @@ impl Encoder<'_> {
         let cost = cost.unwrap_or(Cost { usd: 0.0, source: CostSource::None });
         let usd = if cost.usd.is_finite() { cost.usd.max(0.0) } else { 0.0 };
         span.counts(key!("langfuse.observation.usage_details"), usage_details(usage));
-        let parts = self.trace.reading.upstream_cost_parts;
-        let parts = parts.filter(|_| cost.source == CostSource::Upstream);
+        let said = self.trace.reading.upstream_cost;
+        let parts =
+            said.filter(|_| cost.source == CostSource::Upstream).and_then(|said| said.parts);
         span.numbers(key!("langfuse.observation.cost_details"), cost_details(usd, parts));
         span.short(key!("langfuse.observation.metadata.cost_source"), cost.source.as_str());
         if self.to.kind == DestinationKind::Otlp {
