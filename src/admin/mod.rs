@@ -70,7 +70,7 @@ impl Admin {
             for (dimension, ratio) in standing.used_ratios() {
                 self.metrics.limit_used(&account.key, dimension.as_str(), ratio);
             }
-            if let Some(funds) = standing.budget.filter(|_| self.limits.knows_spend()) {
+            if let Some(funds) = standing.budget.filter(|_| self.limits.knows_spend(account)) {
                 self.metrics.budget_remaining(&account.key, funds.left().usd());
             }
         }

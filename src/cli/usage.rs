@@ -96,6 +96,10 @@ pub fn usage(arguments: &UsageArguments, file: Option<PathBuf>) -> u8 {
         }
     };
     let since = since.unwrap_or_else(|| first_of_month(SystemTime::now()));
+    if until.is_some_and(|until| until < since) {
+        complain("--until is before --since: there is no day between them");
+        return USAGE;
+    }
     let by = arguments.by;
     match report(&loaded.config.store.path, by.by(), Some(since), until) {
         Ok(lines) => {
@@ -165,20 +169,29 @@ fn csv(lines: &[Line], name: &str) -> String {
     text
 }
 
-/// A field as RFC 4180 wants it; models are named by callers.
+/// A field as RFC 4180 wants it. Models are named by callers: what a spreadsheet would take for a formula
+/// begins with an apostrophe, so that it is a text there.
 fn quoted(field: &str) -> String {
+    let is_formula = field.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let field = if is_formula { format!("'{field}") } else { field.to_owned() };
     if field.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", field.replace('"', "\"\""))
     } else {
-        field.to_owned()
+        field
     }
+}
+
+/// Whether it is shown as it is: not what controls a terminal, or turns the direction of what follows.
+fn is_shown(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 fn table(lines: &[Line], name: &str) -> String {
     let mut rows = vec![[name].into_iter().chain(COLUMNS).map(str::to_owned).collect()];
     let row = |line: &Line| -> Vec<String> {
         // A caller's text must not draw on an operator's terminal.
-        let name = line.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let name = line.name.chars().map(|c| if is_shown(c) { c } else { '?' }).collect();
         [name].into_iter().chain(cells(line)).collect()
     };
     rows.extend(lines.iter().map(row));
@@ -254,6 +267,22 @@ total        12           600                 1024            126               
         assert_eq!(json[0]["model"], "acme/a,b");
         assert_eq!((&json[0]["calls"], &json[0]["reasoning_tokens"]), (&json!(2), &json!(31)));
         assert_eq!(json[0]["cost_usd"], 1.500_000_001);
+    }
+
+    #[test]
+    fn what_callers_name_is_no_formula_and_draws_nothing() {
+        for (name, field) in [
+            ("=1+1", "'=1+1"),
+            ("+cmd|x", "'+cmd|x"),
+            ("-1", "'-1"),
+            ("@SUM(1)", "'@SUM(1)"),
+            ("=H(\"a\",1)", "\"'=H(\"\"a\"\",1)\""),
+            ("acme/a=b", "acme/a=b"),
+        ] {
+            assert_eq!(quoted(name), field);
+        }
+        let turned = Line { name: "a\u{202e}b".to_owned(), ..lines().remove(0) };
+        assert!(written(&[turned], "model", Format::Table).contains("a?b"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ impl<'de> Reader<'de> {
             Value::Null { written: true } => "null",
             Value::Null { written: false } => "nothing",
             Value::Text { text, .. } if text.is_empty() => "an empty text",
+            Value::Text { text, typed: true } if text.parse::<f64>().is_ok() => "a number",
             Value::Text { .. } => "text",
             Value::List(_) => "a list",
             Value::Map(_) => "a mapping",
@@ -90,7 +91,7 @@ macro_rules! whole_numbers {
     ($($method:ident $visit:ident $type:ty),*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Trouble> {
             let expected = if <$type>::BITS == 64 {
-                "a whole number".to_owned()
+                "a whole number, zero or more".to_owned()
             } else {
                 format!("a whole number from {} to {}", <$type>::MIN, <$type>::MAX)
             };

@@ -97,8 +97,8 @@ impl Limits {
 
     /// Whether what was spent earlier is known, so that there is something to show.
     #[must_use]
-    pub fn knows_spend(&self) -> bool {
-        self.store.knows_spend()
+    pub fn knows_spend(&self, account: &Account) -> bool {
+        self.store.knows_spend(account)
     }
 
     /// Keeps a shared store connected, for as long as it is awaited.

@@ -2,6 +2,7 @@
 
 use super::context::{Ctx, Ended};
 use super::respond;
+use crate::auth::Caller;
 use crate::error::{Kind, Rejection};
 use crate::protocol::path::Endpoint;
 use crate::store::Meter;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -160,7 +162,8 @@ async fn you(ctx: &Ctx) -> Value {
         })
     };
     let funds = standing.budget;
-    let known = funds.filter(|_| ctx.shared.limits.knows_spend());
+    let knows_spend = |caller: &Arc<Caller>| ctx.shared.limits.knows_spend(&caller.account);
+    let known = funds.filter(|_| caller.is_some_and(knows_spend));
     json!({
         "key": caller.map(|caller| &*caller.name),
         "limits": {

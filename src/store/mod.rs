@@ -297,11 +297,12 @@ impl Store {
         }
     }
 
-    /// Whether what was spent before this process began is known; not before the folder can be read.
-    pub fn knows_spend(&self) -> bool {
+    /// Whether what was spent before this process began is known; not before the folder can be
+    /// read, or Redis was asked.
+    pub fn knows_spend(&self, account: &Account) -> bool {
         match self {
             Self::Embedded(books) => books.knows_spend(),
-            Self::Redis { .. } => true,
+            Self::Redis { shared, .. } => shared.knows_spend(account),
         }
     }
 

@@ -10,6 +10,10 @@ use std::collections::HashMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+/// Bounds of a budget: it is counted in billionths of a dollar, up to some 18 billion dollars.
+const LEAST_USD: f64 = 1e-9;
+const MOST_USD: f64 = 1e9;
+
 pub(super) fn check(keys: &[KeyConfig], report: &mut Report<'_>) {
     let root = Path::section("keys");
     let mut names: HashMap<&str, usize> = HashMap::with_capacity(keys.len());
@@ -64,8 +68,16 @@ fn rules(key: &KeyConfig, path: &Path<'_>, report: &mut Report<'_>) {
     ] {
         within(limit.unwrap_or(1), (1, u64::MAX), &limits.key(name), report);
     }
-    if key.budget.as_ref().is_some_and(|budget| !budget.usd.is_finite() || budget.usd < 0.0) {
-        let hint = "write an amount of dollars such as 50.0, or take the budget out";
-        report.fault(&path.key("budget").key("usd"), "less than zero", hint);
-    }
+    let usd = key.budget.as_ref().map_or(0.0, |budget| budget.usd);
+    let problem = if !usd.is_finite() || usd < 0.0 {
+        "less than zero"
+    } else if usd > MOST_USD {
+        "more than a billion dollars"
+    } else if usd > 0.0 && usd < LEAST_USD {
+        "less than a billionth of a dollar, the least that is counted"
+    } else {
+        return;
+    };
+    let hint = "write an amount of dollars such as 50.0, or take the budget out";
+    report.fault(&path.key("budget").key("usd"), problem, hint);
 }

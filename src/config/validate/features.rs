@@ -85,10 +85,16 @@ fn store(config: &Config, report: &mut Report<'_>) {
             let hint = "write `url: \"${REDIS_URL}\"`, such as redis://127.0.0.1:6379";
             report.fault(&url, "`kind: redis` needs an address", hint);
         }
-        (StoreKind::Redis, Some(address)) if is_redis(address) => {}
-        (StoreKind::Redis, Some(_)) => {
+        (StoreKind::Redis, Some(address)) if !is_redis(address) => {
             let hint = "write an address such as redis://127.0.0.1:6379 or rediss://…";
             report.fault(&url, "not an address that begins with redis:// or rediss://", hint);
+        }
+        (StoreKind::Redis, Some(address)) => {
+            if address.expose().parse::<redis::ConnectionInfo>().is_err() {
+                let hint =
+                    "write redis://[user:password@]host[:port][/database], the last a number";
+                report.fault(&url, "the address cannot be read", hint);
+            }
         }
     }
 }

@@ -167,6 +167,11 @@ impl Books {
         self.spoilt.since
     }
 
+    /// Whether Redis has said anything yet.
+    pub(super) const fn is_known(&self) -> bool {
+        self.known.is_some()
+    }
+
     /// Whether what Redis last said is too old to show.
     pub(super) fn is_unsure(&self, now: Duration) -> bool {
         self.known.is_none_or(|known| known.at + FRESH < now)

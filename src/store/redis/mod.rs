@@ -218,6 +218,11 @@ impl Redis {
         standing
     }
 
+    /// Whether Redis has ever said how the account stands.
+    pub fn knows_spend(&self, account: &Account) -> bool {
+        lock(&self.0.entry(&account.key).books).is_known()
+    }
+
     /// How the store is.
     pub fn health(&self) -> Health {
         let inner = &*self.0;

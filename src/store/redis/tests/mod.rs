@@ -2,6 +2,7 @@
 
 mod clients;
 mod edges;
+mod emptied;
 mod faults;
 mod model;
 #[path = "../../../../tests/it/harness/redis_server.rs"]
