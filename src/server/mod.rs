@@ -42,7 +42,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// How long the last log lines, and the last traces, may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// How long calls that were cut may take to say what became of them, and how often that is looked at.
-const LAST_CALLS: Duration = Duration::from_secs(1);
+const LAST_CALLS: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// `cirque run`: serves until told to stop; the exit code.
@@ -151,12 +151,16 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
 }
 
 /// Pingora lets go of its threads without waiting for them, while they still drop the tasks of the calls
-/// that a drain cuts; each hands its record over as it is dropped.
+/// that a drain cuts; each hands its record over as it is dropped, and large bodies are looked through first.
 #[expect(clippy::disallowed_methods, reason = "the main thread: no worker is left to be blocked")]
 fn wait_for_cut_calls(current: &Current) {
     let deadline = Instant::now() + LAST_CALLS;
     while current.open() > 0 && Instant::now() < deadline {
         std::thread::sleep(LOOK);
+    }
+    let missing = current.open();
+    if missing > 0 {
+        tracing::error!(missing, "calls that were cut are neither in the access log nor traced");
     }
 }
 

@@ -219,6 +219,34 @@ async fn calls_that_a_drain_cuts_are_traced_with_what_they_had() {
 }
 
 #[tokio::test]
+async fn a_drain_waits_until_the_large_bodies_of_calls_that_it_cuts_are_looked_through() {
+    const CALLS: usize = 10;
+    let (origin, collector) = (Origin::start().await, Collector::start().await);
+    let config = Config::to(&origin).server("drain: 1s").section(&collector.section(""));
+    let gateway = Gateway::start(&config).await;
+    let image = format!("data:image/png;base64,{}", "iVBORw0KGgoA".repeat(600_000));
+    let part = json!({ "type": "image_url", "image_url": { "url": image } });
+    let body = json!({ "model": "m", "messages": [{ "role": "user", "content": [part] }] });
+    let body = Bytes::from(body.to_string());
+    let mut clients = Vec::new();
+    for _ in 0..CALLS {
+        origin.next(Reply::silence());
+        let mut client = gateway.client().await;
+        let request = Request::post(CHAT, &json!(0)).json_text(body.clone());
+        client.send_request(&request).await;
+        clients.push(client);
+    }
+    origin.call(CALLS - 1).await;
+    gateway.process.signal("TERM");
+    assert_eq!(gateway.process.exit_code().await, 0);
+    assert_eq!(gateway.log().len(), CALLS);
+    let _again = Gateway::start_in(gateway.process.kill(), &config).await;
+    for span in collector.has(CALLS).await {
+        assert!(get(&span, INPUT).contains("image/png"), "{span}");
+    }
+}
+
+#[tokio::test]
 async fn refused_calls_are_traced_once_their_caller_is_known() {
     let (origin, collector, gateway) = started("").await;
     gateway.call(&Request::post(CHAT, &chat()).anonymous()).await;
@@ -228,6 +256,14 @@ async fn refused_calls_are_traced_once_their_caller_is_known() {
     assert!(get(&span, "langfuse.observation.status_message").starts_with("invalid_json: "));
     assert_eq!(get(&span, "langfuse.observation.cost_details"), r#"{"total":0.0}"#);
     assert_eq!(get(&span, INPUT), "{\"model\": nonsense");
+    // What can be read of a body is known, also where it is refused.
+    let empty = json!({ "model": "acme/wisp", "user": "u-7", "session_id": "s-7", "messages": [] });
+    gateway.post(CHAT, &empty).await;
+    let mut spans = collector.has(2).await;
+    let span = spans.remove(1);
+    assert!(get(&span, "langfuse.observation.status_message").starts_with("invalid_request: "));
+    assert_eq!(get(&span, "langfuse.observation.metadata.requested_model"), "acme/wisp");
+    assert_eq!((get(&span, "user.id"), get(&span, "session.id")), ("u-7".into(), "s-7".into()));
     assert!(origin.calls().is_empty());
 }
 

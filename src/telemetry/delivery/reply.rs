@@ -46,6 +46,7 @@ impl Reply {
     /// What it means.
     pub(super) fn verdict(&self, now: SystemTime) -> Verdict {
         match self.status {
+            200..=299 if self.is_page() => Verdict::Refused,
             200..=299 => Verdict::Accepted { rejected: rejected_spans(&self.body) },
             400 | 415 | 422 => Verdict::Unreadable,
             413 => Verdict::TooLarge,
@@ -57,9 +58,15 @@ impl Reply {
         }
     }
 
+    /// Whether a person is meant to read it: a log-in page, or whatever else stands at a wrong address.
+    fn is_page(&self) -> bool {
+        self.body.trim_ascii_start().starts_with(b"<")
+    }
+
     /// The same in words of ours: also callers read them.
     pub(super) fn words(&self) -> String {
         let meaning = match self.status {
+            200..=299 => "a web page, and none of what takes traces; check the host",
             300..=399 => "a redirect, which is not followed; check the address",
             400 | 415 | 422 => "it cannot read what we send",
             401 => "it does not accept the keys; check that they belong to this host",
@@ -146,6 +153,9 @@ mod tests {
             assert_eq!(verdict(status), Verdict::Refused, "{status}");
         }
         assert_eq!(verdict(413), Verdict::TooLarge);
+        let page =
+            Reply { status: 200, body: b"\n<!doctype html><p>Log in".into(), ..Reply::default() };
+        assert_eq!(page.verdict(SystemTime::UNIX_EPOCH), Verdict::Refused);
         assert_eq!(verdict(400), Verdict::Unreadable);
     }
 

@@ -45,7 +45,7 @@ impl Writer {
             // Nobody wakes it where a drain begins.
             let at_most = if self.is_waiting() { LAST_TICK } else { TICK };
             let (last, is_closed) = self.delivery.take(&mut batch, at_most);
-            self.follow_settings();
+            self.begin_new();
             let finished = SystemTime::now();
             let finished_ms = finished.duration_since(SystemTime::UNIX_EPOCH);
             let finished_ms =
@@ -82,6 +82,7 @@ impl Writer {
             if is_due {
                 self.tick();
             }
+            self.end_gone();
             self.delivery.written(last);
             if is_closed {
                 self.close();
@@ -96,24 +97,36 @@ impl Writer {
         self.writing.iter().any(|(_, appender)| appender.pending_bytes() > 0)
     }
 
-    /// New destinations get an appender, those that are gone are closed.
-    fn follow_settings(&mut self) {
-        let outlets = self.delivery.outlets.load();
-        let is_one = |outlet: &Arc<Outlet>| outlets.iter().any(|other| Arc::ptr_eq(outlet, other));
-        for (outlet, appender) in &mut self.writing {
-            if !is_one(outlet) {
-                close(outlet, appender);
-                // Nobody else comes to tell them.
-                outlet.tell_losses();
-            }
-        }
-        self.writing.retain(|(outlet, _)| is_one(outlet));
-        for outlet in &**outlets {
+    /// New destinations get an appender; one that went and has come back takes over from itself.
+    fn begin_new(&mut self) {
+        let outlets = self.delivery.outlets.load_full();
+        self.end(|outlet| {
+            let is_other = |one: &Arc<Outlet>| one.name == outlet.name && !Arc::ptr_eq(one, outlet);
+            outlets.iter().any(is_other)
+        });
+        for outlet in &*outlets {
             if !self.writing.iter().any(|(other, _)| Arc::ptr_eq(outlet, other)) {
                 let appender = Appender::new(Arc::clone(&outlet.spool));
                 self.writing.push((Arc::clone(outlet), appender));
             }
         }
+    }
+
+    /// Those that are gone are closed, once what ended before they went is written.
+    fn end_gone(&mut self) {
+        let outlets = self.delivery.outlets.load_full();
+        self.end(|outlet| !outlets.iter().any(|other| Arc::ptr_eq(outlet, other)));
+    }
+
+    fn end(&mut self, is_over: impl Fn(&Arc<Outlet>) -> bool) {
+        for (outlet, appender) in &mut self.writing {
+            if is_over(outlet) {
+                close(outlet, appender);
+                // Nobody else comes to tell them.
+                outlet.tell_losses();
+            }
+        }
+        self.writing.retain(|(outlet, _)| !is_over(outlet));
     }
 
     fn tick(&mut self) {
