@@ -2,6 +2,7 @@
 
 use super::sections::Config;
 use super::validate::Listen;
+use crate::store::config::{OnDown, StoreKind};
 use std::collections::BTreeSet;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -18,6 +19,9 @@ pub(super) fn cautions(config: &Config, now: OffsetDateTime) -> Vec<String> {
     }
     if config.langfuse.public_key.is_empty() != config.langfuse.secret_key.is_empty() {
         found.push("langfuse: off, because only one of its two keys is set".to_owned());
+    }
+    if config.store.kind == StoreKind::Embedded && config.store.on_down != OnDown::Local {
+        found.push("store.on_down: means nothing without `kind: redis`".to_owned());
     }
     found.extend(expired(config, now));
     found.extend(upstreams(config));

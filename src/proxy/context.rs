@@ -374,6 +374,8 @@ impl Drop for Ctx {
                 (Kind::Internal, "the gateway failed on this call; its log says where")
             };
             self.outcome.error_code = Some(kind.row().code);
+            // Nobody left: it is as if this had been said.
+            self.outcome.status.get_or_insert(kind.row().status);
             self.traced.told(words);
             // How much of the time was spent waiting is lost with the task; nearly all of it was.
             self.waited = self.begun.elapsed();

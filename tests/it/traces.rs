@@ -239,7 +239,9 @@ async fn a_drain_waits_until_the_large_bodies_of_calls_that_it_cuts_are_looked_t
     origin.call(CALLS - 1).await;
     gateway.process.signal("TERM");
     assert_eq!(gateway.process.exit_code().await, 0);
-    assert_eq!(gateway.log().len(), CALLS);
+    let log = gateway.log();
+    let is_cut = |line: &Value| line["status"] == 503 && line["error_code"] == "draining";
+    assert!(log.len() == CALLS && log.iter().all(is_cut), "{log:?}");
     let _again = Gateway::start_in(gateway.process.kill(), &config).await;
     for span in collector.has(CALLS).await {
         assert!(get(&span, INPUT).contains("image/png"), "{span}");
