@@ -2,6 +2,10 @@
 
 mod anthropic;
 mod fault;
+mod heard;
+mod items;
+mod media;
+mod noted;
 mod openai;
 mod outline;
 mod plain;
@@ -12,6 +16,7 @@ mod said;
 mod transcript;
 
 pub use fault::{MAX_MESSAGE, UpstreamFault, error_in_body};
+pub use media::Media;
 pub use plain::{Finished, Form, PlainTap};
 pub use reading::Reading;
 pub use transcript::{Choice, Kept, MAX_WORD, ToolCall, Transcript};
@@ -21,6 +26,7 @@ use super::mend;
 use super::sse::{Event, Framer};
 use super::tokens::Tally;
 use super::usage::{AnthropicCounts, Counted};
+use heard::Heard;
 use said::Said;
 
 /// Reads a stream as it passes. Nothing in the stream makes it fail.
@@ -69,6 +75,8 @@ struct Notes {
     has_tool_call: bool,
     /// Where the texts of an event are noted, while they are wanted.
     said: Said,
+    /// Of a response, what it has said so far, while it is wanted.
+    heard: Heard,
 }
 
 impl StreamTap {
@@ -300,65 +308,12 @@ impl Notes {
         self.count(&produced);
         self.transcribe(produced.said);
     }
-
-    /// Of a reply of which so much is kept.
-    fn keeping(limit: Option<usize>) -> Self {
-        let mut notes = Self::default();
-        notes.keep(limit);
-        notes
-    }
-
-    fn keep(&mut self, limit: Option<usize>) {
-        self.reading.output = limit.map(|limit| Box::new(Transcript::new(limit)));
-        self.said = if limit.is_some() { Said::on() } else { Said::default() };
-    }
-
-    /// The note pad, for one event.
-    fn said(&mut self) -> Said {
-        std::mem::take(&mut self.said)
-    }
-
-    /// Takes the note pad back, and over what stands in it once that is enough.
-    fn transcribe(&mut self, mut said: Said) {
-        if !said.is_on() {
-            return;
-        }
-        let is_enough = said.end_event();
-        self.said = said;
-        if is_enough {
-            self.take_over();
-        }
-    }
-
-    /// Takes over what stands in the note pad.
-    fn take_over(&mut self) {
-        if let Some(output) = &mut self.reading.output {
-            output.take(&self.said);
-        }
-        self.said.clear();
-    }
-
-    /// Takes the note pad back, without what the last event has written.
-    fn give_back(&mut self, mut said: Said) {
-        said.drop_event();
-        self.said = said;
-    }
-
-    /// Takes what has been read so far.
-    fn take_reading(&mut self) -> Reading {
-        self.take_over();
-        std::mem::take(&mut self.reading)
-    }
-
-    fn vectors(&mut self, count: u64, length: u64) {
-        if let Some(output) = self.reading.output.as_mut().filter(|_| count > 0) {
-            output.vectors = Some((count, length));
-        }
-    }
 }
 
 #[cfg(test)]
 mod recorded;
+#[cfg(test)]
+mod retold;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -72,13 +72,14 @@ impl Lenient for Produced {
             "function" | "arguments" | "text" => read(map, self),
             // A tool that takes plain text.
             "custom" if self.kind == Kind::Arguments => {
-                self.said.say(Kind::Custom, name);
+                self.said.say(Kind::CallType, name);
                 read(map, self)
             }
             "input" if self.kind == Kind::Arguments => read(map, self),
             "name" => self.read(map, Kind::CallName),
             "thinking" => self.read(map, Kind::Reasoning),
             "transcript" => self.read(map, Kind::Spoken),
+            "data" if self.kind == Kind::Spoken => self.note(map, Kind::Sound),
             "index" if self.kind == Kind::Arguments && self.said.is_on() => {
                 read(map, &mut CallIndex(&mut self.said))
             }

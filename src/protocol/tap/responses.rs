@@ -1,10 +1,12 @@
 //! What an event or a whole reply of the Responses API says.
 
 use super::fault::ErrorValue;
+use super::heard::{Heard, SUMMARY, Text};
+use super::items::{Item, Items};
 use super::produced::Produced;
-use super::said::{CallIndex, Kind, Note, Said};
+use super::said::{Kind, Said};
 use super::{Notes, Progress, UpstreamFault};
-use crate::protocol::lenient::{Flag, Lenient, Word, read, read_document, skip};
+use crate::protocol::lenient::{Count, Flag, Lenient, Word, read, read_document, skip};
 use crate::protocol::usage::OpenAiCounts;
 use serde::de::MapAccess;
 
@@ -15,6 +17,11 @@ struct Message {
     response: Reply,
     item: Item,
     delta: Produced,
+    /// The number of the item, and of the piece of it.
+    index: Count,
+    piece: Count,
+    /// Whether its name says that it is the last.
+    is_end: bool,
     error: ErrorValue,
     /// `code` and `message` of an `error` event, which stand at the top.
     bare: ErrorValue,
@@ -34,31 +41,21 @@ pub(super) struct Reply {
     output: Item,
     counts: OpenAiCounts,
     said: Said,
+    /// Kinds of texts that came before it.
+    heard: u32,
 }
-
-/// Items of the output.
-#[derive(Debug, Default)]
-struct Item {
-    is_token: bool,
-    is_tool_call: bool,
-    is_reasoning: bool,
-}
-
-/// Items while they are read, and what is noted of them.
-struct Items<'i>(&'i mut Item, &'i mut Said);
-
-/// Parts of an item's content.
-struct Parts<'s>(&'s mut Said, Kind);
 
 #[derive(Debug, Default)]
 struct Incomplete(Word);
 
 /// Reads one event of a stream.
 pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::Result<()> {
-    if is_repetition(name) && data.ends_with(b"}") {
+    if is_repetition(name) && data.ends_with(b"}") && !is_news(notes, name) {
         return Ok(());
     }
-    let mut message = Message::default();
+    let mut message =
+        Message { is_end: str::from_utf8(name).is_ok_and(is_end), ..Message::default() };
+    message.response.heard = notes.heard.kinds();
     message.delta.said = notes.said();
     let read = read_document(data, &mut message);
     if read.is_err() {
@@ -66,7 +63,9 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
         return read;
     }
     let kind = message.kind.0.as_deref().unwrap_or_default();
-    settle(&mut message.delta.said, kind);
+    let piece = message.piece.0.map(|piece| u32::try_from(piece).unwrap_or(u32::MAX));
+    let place = (message.index.0, piece);
+    settle(&mut message.delta.said, &mut notes.heard, kind, place);
     notes.transcribe(std::mem::take(&mut message.delta.said));
     notes.has_tool_call |= message.item.is_tool_call;
     notes.has_token |= message.item.is_token || kind == "response.output_item.done";
@@ -81,7 +80,7 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     if matches!(kind, "error" | "response.error") {
         notes.fault(message.bare.fault().or_else(|| Some(UpstreamFault::unnamed())));
     }
-    if matches!(kind, "response.completed" | "response.incomplete" | "response.failed") {
+    if is_end(kind) {
         notes.progress = Progress::Ended;
         // A response that does not say how it stands ends as its event says.
         let said = kind.strip_prefix("response.").map(str::to_owned);
@@ -105,29 +104,97 @@ pub(super) fn ended(notes: &mut Notes, name: &[u8]) {
     notes.progress = Progress::Ended;
 }
 
-/// Says what the noted texts of an event of this kind are. Of items only the beginning counts: their
-/// texts come in deltas, and the end repeats them.
-fn settle(said: &mut Said, kind: &str) {
-    if kind != "response.output_item.added" {
-        said.forget(|part| part != Kind::Delta);
+/// Says what the noted texts of an event of this kind are. What came in deltas counts; of what ends or
+/// repeats a text only what did not.
+fn settle(said: &mut Said, heard: &mut Heard, kind: &str, place: (Option<u64>, Option<u32>)) {
+    if !said.is_on() {
+        return;
     }
-    let is = match kind.strip_prefix("response.").and_then(|kind| kind.strip_suffix(".delta")) {
-        Some("output_text") => Kind::Content,
-        Some("reasoning_text" | "reasoning_summary_text" | "reasoning" | "reasoning_summary") => {
-            Kind::Reasoning
-        }
-        Some("refusal") => Kind::Refusal,
-        Some("audio.transcript" | "audio_transcript") => Kind::Spoken,
-        Some(
-            "function_call_arguments"
-            | "custom_tool_call_input"
-            | "mcp_call_arguments"
-            | "code_interpreter_call_code",
-        ) => Kind::Arguments,
-        // Audio itself, and what is not known.
-        Some(_) | None => return said.forget(|part| part == Kind::Delta),
+    if kind == "response.output_item.added" {
+        // A tool of the upstream's own may not know yet what it is asked.
+        said.forget(|_, _, kind| matches!(kind, Kind::Delta | Kind::Whole | Kind::Asked));
+        return note_items(said, heard);
+    }
+    if kind == "response.output_item.done" {
+        said.forget(|item, piece, kind| {
+            let text = Text { item: Some(item), kind: kind.text(), piece: Some(piece) };
+            matches!(kind, Kind::Delta | Kind::Whole) || heard.has(&text)
+        });
+        return note_items(said, heard);
+    }
+    if is_end(kind) {
+        // Its items may be fewer than were sent, and have other numbers then.
+        return said.forget(|_, _, kind| {
+            matches!(kind, Kind::Delta | Kind::Whole) || heard.has_any(kind.of_text())
+        });
+    }
+    let (item, mut piece) = place;
+    let stem = kind.strip_prefix("response.").unwrap_or_default();
+    let (is, came) = match stem.rsplit_once('.') {
+        Some((stem, "delta")) => (named(stem.as_bytes()), Kind::Delta),
+        Some((stem, "done")) => (named(stem.as_bytes()), Kind::Whole),
+        Some(_) | None => (None, Kind::Delta),
     };
-    said.turn(Kind::Delta, is);
+    // What is not known, or nothing at all.
+    let Some(is) = is else { return said.forget(|_, _, _| true) };
+    said.forget(|_, _, kind| kind != came);
+    if stem.contains("summary") {
+        piece = piece.map(|piece| piece | SUMMARY);
+    }
+    if came == Kind::Delta {
+        // Some send a summary and call it the reasoning, or the other way round.
+        let piece = piece.filter(|_| !matches!(is, Kind::Reasoning | Kind::Arguments));
+        said.each(|_, _, _| heard.delta(Text { item, kind: is, piece }));
+    } else {
+        let text = Text { item, kind: is, piece: piece.filter(|_| is != Kind::Arguments) };
+        if heard.has(&text) {
+            return said.forget(|_, _, _| true);
+        }
+        said.each(|_, _, _| heard.whole(text));
+    }
+    said.turn(came, is);
+}
+
+/// Notes which texts came with an item.
+fn note_items(said: &Said, heard: &mut Heard) {
+    said.each(|item, piece, kind| {
+        // Names may come twice.
+        if kind.text() == kind.of_text() {
+            heard.whole(Text { item: Some(item), kind: kind.text(), piece: Some(piece) });
+        }
+    });
+}
+
+/// What the events of this name bring, less what follows the last dot.
+fn named(stem: &[u8]) -> Option<Kind> {
+    match stem {
+        b"output_text" => Some(Kind::Content),
+        b"reasoning_text" | b"reasoning_summary_text" | b"reasoning" | b"reasoning_summary" => {
+            Some(Kind::Reasoning)
+        }
+        b"refusal" => Some(Kind::Refusal),
+        b"audio.transcript" | b"audio_transcript" => Some(Kind::Spoken),
+        b"audio" => Some(Kind::Sound),
+        b"function_call_arguments"
+        | b"custom_tool_call_input"
+        | b"mcp_call_arguments"
+        | b"code_interpreter_call_code" => Some(Kind::Arguments),
+        _ => None,
+    }
+}
+
+/// Whether an event that repeats a text is wanted, since no deltas brought it.
+fn is_news(notes: &mut Notes, name: &[u8]) -> bool {
+    if !notes.said.is_on() {
+        return false;
+    }
+    let stem = name.strip_prefix(b"response.").and_then(|name| name.strip_suffix(b".done"));
+    stem.and_then(named).is_some_and(|kind| !notes.heard.end(kind))
+}
+
+/// Whether an event of this name is the last one, which has the whole reply.
+fn is_end(name: &str) -> bool {
+    matches!(name, "response.completed" | "response.incomplete" | "response.failed")
 }
 
 /// Whether an event of this name only repeats what others say: the request, or text already sent.
@@ -181,11 +248,25 @@ impl Lenient for Message {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
             "type" => read(map, &mut self.kind),
+            // The last event has the whole reply; of the others only the names are news.
+            "response" if self.is_end || self.kind.0.as_deref().is_some_and(is_end) => {
+                std::mem::swap(&mut self.response.said, &mut self.delta.said);
+                let done = read(map, &mut self.response);
+                std::mem::swap(&mut self.response.said, &mut self.delta.said);
+                done
+            }
             "response" => read(map, &mut self.response),
-            "item" => read(map, &mut Items(&mut self.item, &mut self.delta.said)),
+            "item" => read(map, &mut Items::new(&mut self.item, &mut self.delta.said, 0)),
             "delta" => self.delta.read(map, Kind::Delta),
+            "text" | "refusal" | "arguments" | "input" => self.delta.note(map, Kind::Whole),
             "output_index" if self.delta.said.is_on() => {
-                read(map, &mut CallIndex(&mut self.delta.said))
+                read(map, &mut self.index)?;
+                self.index.0 = self.index.0.map(|index| index.min(u64::from(u32::MAX)));
+                self.delta.said.call(self.index.0.unwrap_or_default());
+                Ok(())
+            }
+            "content_index" | "summary_index" if self.delta.said.is_on() => {
+                read(map, &mut self.piece)
             }
             "error" => read(map, &mut self.error),
             "code" | "message" => self.bare.member(name, map),
@@ -203,63 +284,8 @@ impl Lenient for Reply {
             "background" => read(map, &mut self.background),
             "error" => read(map, &mut self.error),
             "incomplete_details" => read(map, &mut self.incomplete),
-            "output" => read(map, &mut Items(&mut self.output, &mut self.said)),
+            "output" => read(map, &mut Items::new(&mut self.output, &mut self.said, self.heard)),
             "usage" => read(map, &mut self.counts),
-            _ => skip(map),
-        }
-    }
-}
-
-impl Lenient for Items<'_> {
-    const READS_LISTS: bool = true;
-
-    fn item(&mut self) {
-        self.0.is_reasoning = false;
-        self.1.begin_call();
-    }
-
-    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        if name == "type" {
-            return read(map, self);
-        }
-        if !self.1.is_on() {
-            return skip(map);
-        }
-        match name {
-            "content" if self.0.is_reasoning => read(map, &mut Parts(self.1, Kind::Reasoning)),
-            "content" => read(map, &mut Parts(self.1, Kind::Content)),
-            "summary" => read(map, &mut Parts(self.1, Kind::Reasoning)),
-            "name" => read(map, &mut Note(self.1, Kind::CallName)),
-            "arguments" | "input" => read(map, &mut Note(self.1, Kind::Arguments)),
-            "call_id" => read(map, &mut Note(self.1, Kind::CallId)),
-            _ => skip(map),
-        }
-    }
-
-    /// The item's type.
-    fn text(&mut self, kind: &str) {
-        // A message or a thought begins empty; a call of a tool is itself the first token.
-        self.0.is_token |= !matches!(kind, "message" | "reasoning");
-        let has_name = matches!(kind, "function_call" | "custom_tool_call" | "mcp_call");
-        self.0.is_tool_call |= has_name && kind != "mcp_call";
-        if kind == "reasoning" {
-            self.0.is_reasoning = true;
-            self.1.turn(Kind::Content, Kind::Reasoning);
-        } else if !has_name && kind.ends_with("_call") {
-            // A tool of the upstream's own is named by its type alone.
-            self.1.say(Kind::CallName, kind);
-        }
-    }
-}
-
-impl Lenient for Parts<'_> {
-    const READS_LISTS: bool = true;
-
-    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        match name {
-            "text" => read(map, &mut Note(self.0, self.1)),
-            "refusal" => read(map, &mut Note(self.0, Kind::Refusal)),
-            "transcript" => read(map, &mut Note(self.0, Kind::Spoken)),
             _ => skip(map),
         }
     }

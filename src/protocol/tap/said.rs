@@ -18,18 +18,47 @@ pub(super) enum Kind {
     Spoken,
     /// The address of an image.
     Image,
+    /// An image, or sound, in base64.
+    Drawn,
+    Sound,
     /// The id of a tool's call.
     CallId,
     /// The tool.
     CallName,
     /// Its arguments, or the plain text it takes.
     Arguments,
-    /// That it takes plain text; the words of it are ours.
-    Custom,
+    /// What kind of tool that is, where it is no function.
+    CallType,
+    /// The id of an item, for a tool's call that has no other.
+    ItemId,
+    /// The same of an item that has not said yet what it is.
+    Id,
+    /// What a tool of the upstream's own is asked.
+    Asked,
     /// Why the answer ended.
     Finish,
     /// A delta whose event says only later what it is.
     Delta,
+    /// The whole of such a text.
+    Whole,
+    /// Something that counts for nothing.
+    Nothing,
+}
+
+impl Kind {
+    /// The text that this is.
+    pub(super) const fn text(self) -> Self {
+        if matches!(self, Self::Asked) { Self::Arguments } else { self }
+    }
+
+    /// The text that this belongs to: a call's arguments stand for all of it.
+    pub(super) const fn of_text(self) -> Self {
+        let is_of_call = matches!(
+            self,
+            Self::Asked | Self::CallId | Self::CallName | Self::CallType | Self::ItemId
+        );
+        if is_of_call { Self::Arguments } else { self }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +66,8 @@ struct Part {
     choice: u64,
     call: u64,
     kind: Kind,
+    /// Of an item made of pieces, which one.
+    piece: u32,
     end: usize,
 }
 
@@ -60,6 +91,7 @@ pub(super) struct Said {
     event_from: usize,
     choice: u64,
     call: u64,
+    piece: u32,
     /// Answers and calls begun in this event, and where the parts of the last ones begin.
     choices: u64,
     calls: u64,
@@ -95,6 +127,7 @@ impl Said {
         let from = self.parts.len();
         (self.event_from, self.choice_from, self.call_from) = (from, from, from);
         (self.choice, self.call, self.choices, self.calls) = (0, 0, 0, 0);
+        self.piece = 0;
     }
 
     /// The event has been read. Whether enough is noted to be taken over.
@@ -122,7 +155,7 @@ impl Said {
         if self.is_on && !text.is_empty() {
             self.text.push_str(text);
             let (choice, call, end) = (self.choice, self.call, self.text.len());
-            self.parts.push(Part { choice, call, kind, end });
+            self.parts.push(Part { choice, call, kind, piece: self.piece, end });
         }
     }
 
@@ -165,12 +198,26 @@ impl Said {
         }
     }
 
-    /// Takes back all that the event has said of these kinds.
-    pub(super) fn forget(&mut self, kind: impl Fn(Kind) -> bool) {
+    /// The piece of an item that is being read.
+    pub(super) fn piece(&mut self, piece: u32) {
+        self.piece = piece;
+    }
+
+    /// Takes back what the event has said, as far as it is asked to by call, piece and kind.
+    pub(super) fn forget(&mut self, mut is_none: impl FnMut(u64, u32, Kind) -> bool) {
         // The text stays where it is: ends are what tells parts apart.
         for part in self.parts.iter_mut().skip(self.event_from) {
-            if kind(part.kind) {
-                part.choice = u64::MAX;
+            if is_none(part.call, part.piece, part.kind) {
+                part.kind = Kind::Nothing;
+            }
+        }
+    }
+
+    /// Shows call, piece and kind of all that the event has said.
+    pub(super) fn each(&self, mut on: impl FnMut(u64, u32, Kind)) {
+        for part in self.parts.iter().skip(self.event_from) {
+            if part.kind != Kind::Nothing {
+                on(part.call, part.piece, part.kind);
             }
         }
     }
@@ -181,7 +228,8 @@ impl Said {
         self.parts.iter().filter_map(move |part| {
             let text = self.text.get(start..part.end)?;
             start = part.end;
-            (part.choice != u64::MAX).then_some((part.choice, part.call, part.kind, text))
+            let is_any = !matches!(part.kind, Kind::Nothing | Kind::Id);
+            is_any.then_some((part.choice, part.call, part.kind, text))
         })
     }
 }

@@ -1,6 +1,7 @@
 //! A reply put together again from what a tap reads of it: text, reasoning, calls of tools, within
 //! bounds.
 
+use super::media::Media;
 use super::said::{Kind, Said};
 use crate::protocol::lenient::MAX_WORD_CHARS;
 
@@ -32,8 +33,9 @@ pub struct ToolCall {
     pub name: String,
     /// Its arguments, JSON as the model wrote it, or plain text.
     pub arguments: Kept,
-    /// Whether the tool takes plain text.
-    pub is_custom: bool,
+    /// What kind of tool it is: empty for a function, `custom` for one that takes plain text, else one
+    /// of the upstream's own, such as `web_search_call`.
+    pub kind: String,
 }
 
 /// One answer.
@@ -52,6 +54,10 @@ pub struct Choice {
     pub spoken: Kept,
     /// Addresses of images, mostly data URIs.
     pub images: Vec<Kept>,
+    /// Images that came as such.
+    pub drawn: Vec<Media>,
+    /// Sound.
+    pub sound: Option<Box<Media>>,
     /// Calls of tools, in their order.
     pub calls: Vec<ToolCall>,
     /// Why it ended, in the upstream's own word.
@@ -123,11 +129,87 @@ impl Kept {
     }
 }
 
+impl ToolCall {
+    fn set(&mut self, kind: Kind, text: &str) {
+        if kind == Kind::CallType {
+            self.kind = word(text);
+        } else if kind == Kind::ItemId && self.id.is_empty() {
+            self.id = word(text);
+        } else if kind == Kind::CallName && self.name != text {
+            let room = MAX_WORD.saturating_sub(self.name.len());
+            let (text, _) = text.split_at(text.floor_char_boundary(room));
+            self.name.push_str(text);
+        }
+    }
+}
+
 impl Choice {
     /// Reasoning under the name that was used.
     #[must_use]
     pub fn thoughts(&self) -> &Kept {
         if self.reasoning.is_empty() { &self.reasoning_content } else { &self.reasoning }
+    }
+
+    /// The place of a text, of which pieces may have come and may come.
+    fn text(&mut self, kind: Kind, call: u64) -> Option<&mut Kept> {
+        match kind {
+            Kind::Content | Kind::Delta | Kind::Whole => Some(&mut self.content),
+            Kind::Reasoning => Some(&mut self.reasoning),
+            Kind::ReasoningContent => Some(&mut self.reasoning_content),
+            Kind::Refusal => Some(&mut self.refusal),
+            Kind::Spoken => Some(&mut self.spoken),
+            Kind::Image if self.images.len() < MAX_IMAGES => {
+                self.images.push(Kept::default());
+                self.images.last_mut()
+            }
+            Kind::Arguments | Kind::Asked => self.call(call, None).map(|call| &mut call.arguments),
+            Kind::Image
+            | Kind::Drawn
+            | Kind::Sound
+            | Kind::CallId
+            | Kind::CallName
+            | Kind::CallType
+            | Kind::ItemId
+            | Kind::Id
+            | Kind::Finish
+            | Kind::Nothing => None,
+        }
+    }
+
+    /// Takes what comes whole.
+    fn set(&mut self, kind: Kind, call: u64, text: &str) {
+        match kind {
+            Kind::Finish => self.finish = Some(word(text)),
+            Kind::Drawn if self.drawn.len() < MAX_IMAGES => {
+                let mut drawn = Media::default();
+                drawn.push(text);
+                self.drawn.push(drawn);
+            }
+            Kind::Sound => self.sound.get_or_insert_default().push(text),
+            Kind::CallId => {
+                if let Some(call) = self.call(call, Some(text)) {
+                    call.id = word(text);
+                }
+            }
+            Kind::CallName | Kind::CallType | Kind::ItemId => {
+                if let Some(call) = self.call(call, None) {
+                    call.set(kind, text);
+                }
+            }
+            Kind::Content
+            | Kind::Reasoning
+            | Kind::ReasoningContent
+            | Kind::Refusal
+            | Kind::Spoken
+            | Kind::Image
+            | Kind::Drawn
+            | Kind::Arguments
+            | Kind::Asked
+            | Kind::Id
+            | Kind::Delta
+            | Kind::Whole
+            | Kind::Nothing => {}
+        }
     }
 
     /// The call that a part belongs to. Some servers number none of them: there a new id begins a
@@ -194,52 +276,11 @@ impl Transcript {
         let Some(choice) = choices.get_mut(at).filter(|known| known.index == choice) else {
             return;
         };
-        let kept = match kind {
-            Kind::Content | Kind::Delta => &mut choice.content,
-            Kind::Reasoning => &mut choice.reasoning,
-            Kind::ReasoningContent => &mut choice.reasoning_content,
-            Kind::Refusal => &mut choice.refusal,
-            Kind::Spoken => &mut choice.spoken,
-            Kind::Image => {
-                if choice.images.len() == MAX_IMAGES {
-                    return;
-                }
-                choice.images.push(Kept::default());
-                let Some(image) = choice.images.last_mut() else { return };
-                image
-            }
-            Kind::Finish => {
-                choice.finish = Some(word(text));
-                return;
-            }
-            Kind::CallId => {
-                if let Some(call) = choice.call(call, Some(text)) {
-                    call.id = word(text);
-                }
-                return;
-            }
-            Kind::CallName => {
-                if let Some(call) = choice.call(call, None)
-                    && call.name != text
-                {
-                    let room = MAX_WORD.saturating_sub(call.name.len());
-                    let (text, _) = text.split_at(text.floor_char_boundary(room));
-                    call.name.push_str(text);
-                }
-                return;
-            }
-            Kind::Custom => {
-                if let Some(call) = choice.call(call, None) {
-                    call.is_custom = true;
-                }
-                return;
-            }
-            Kind::Arguments => match choice.call(call, None) {
-                Some(call) => &mut call.arguments,
-                None => return,
-            },
-        };
-        kept.push(text, *limit, room);
+        if let Some(kept) = choice.text(kind, call) {
+            kept.push(text, *limit, room);
+        } else {
+            choice.set(kind, call, text);
+        }
     }
 }
 

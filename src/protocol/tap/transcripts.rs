@@ -6,9 +6,9 @@ use crate::protocol::Dialect;
 use bytes::Bytes;
 use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
-const LIMIT: usize = 1 << 20;
+pub(super) const LIMIT: usize = 1 << 20;
 
-fn streamed(dialect: Dialect, stream: &[u8], size: usize, limit: usize) -> Transcript {
+pub(super) fn streamed(dialect: Dialect, stream: &[u8], size: usize, limit: usize) -> Transcript {
     let mut tap = StreamTap::new(dialect).keeping(Some(limit));
     for chunk in stream.chunks(size) {
         tap.push(chunk);
@@ -16,7 +16,7 @@ fn streamed(dialect: Dialect, stream: &[u8], size: usize, limit: usize) -> Trans
     *tap.into_reading().output.unwrap()
 }
 
-fn plain(dialect: Dialect, body: &str, limit: usize) -> Transcript {
+pub(super) fn plain(dialect: Dialect, body: &str, limit: usize) -> Transcript {
     let mut tap = PlainTap::new(dialect).keeping(Some(limit));
     for chunk in body.as_bytes().chunks(700) {
         tap.push(&Bytes::copy_from_slice(chunk));
@@ -24,17 +24,21 @@ fn plain(dialect: Dialect, body: &str, limit: usize) -> Transcript {
     *tap.finish().output.unwrap()
 }
 
-fn whole(kept: &Kept) -> String {
+pub(super) fn whole(kept: &Kept) -> String {
     assert_eq!(kept.missing(), 0);
     format!("{}{}", kept.head(), kept.tail())
 }
 
 /// Reasoning, content, refusal, finish and calls, in a line.
-fn line(choice: &Choice) -> String {
+pub(super) fn line(choice: &Choice) -> String {
     let calls: Vec<String> = choice
         .calls
         .iter()
-        .map(|call| format!("{}={}({})", call.id, call.name, whole(&call.arguments)))
+        .map(|call| {
+            let kind = Some(call.kind.as_str()).filter(|kind| !matches!(*kind, "" | "custom"));
+            let kind = kind.map(|kind| format!("{kind} ")).unwrap_or_default();
+            format!("{}={kind}{}({})", call.id, call.name, whole(&call.arguments))
+        })
         .collect();
     let finish = choice.finish.as_deref().unwrap_or("-");
     format!(
@@ -46,7 +50,7 @@ fn line(choice: &Choice) -> String {
     )
 }
 
-fn lines(transcript: &Transcript) -> Vec<String> {
+pub(super) fn lines(transcript: &Transcript) -> Vec<String> {
     transcript.choices().iter().map(line).collect()
 }
 
@@ -88,7 +92,7 @@ fn a_plain_reply_says_the_same_as_a_stream() {
         {"call_id":"c2","arguments":"{\"a\":1}","name":"g","type":"function_call"}],"status":"completed"}"#;
     assert_eq!(
         lines(&plain(Dialect::Responses, responses, LIMIT)),
-        ["Hm. So.|Two|No|c1=f({}),=web_search_call(),c2=g({\"a\":1})|-"]
+        ["Hm. So.|Two|No|c1=f({}),w=web_search_call (),c2=g({\"a\":1})|-"]
     );
     let messages = r#"{"content":[{"type":"thinking","thinking":"Hm."},{"type":"text","text":"Two"},
         {"type":"tool_use","id":"t1","name":"f","input":{"a": [1]}},
@@ -154,7 +158,7 @@ fn tools_that_take_plain_text_are_put_together_like_functions() {
     let said = plain(Dialect::Chat, reply, LIMIT);
     assert_eq!(lines(&said), [r#"|||c1=cc(raw "text"),c2=f({})|tool_calls"#]);
     let are_custom = |said: &Transcript| -> Vec<bool> {
-        said.choices()[0].calls.iter().map(|call| call.is_custom).collect()
+        said.choices()[0].calls.iter().map(|call| call.kind == "custom").collect()
     };
     assert_eq!(are_custom(&said), [true, false]);
 

@@ -1,5 +1,6 @@
 //! Which texts are media in base64, and the placeholder that stands for one.
 
+use crate::protocol::tap::Media;
 use aho_corasick::packed;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -96,9 +97,22 @@ pub(super) fn placeholder(base64: &str, kind: Option<&str>) -> String {
     let kind = kind.filter(|kind| !kind.is_empty()).unwrap_or_else(|| sniff(base64));
     let kind =
         if kind.contains('/') { Cow::Borrowed(kind) } else { format!("media/{kind}").into() };
-    match digest(base64) {
+    described(&kind, digest(base64), base64.len())
+}
+
+/// The same for media that a reply brought, of this family where their beginning tells no more.
+pub(super) fn passed(media: &Media, family: &str) -> String {
+    let kind = match sniff(media.begun()) {
+        UNKNOWN => family,
+        known => known,
+    };
+    described(kind, media.digest(), media.chars())
+}
+
+fn described(kind: &str, digest: Option<(usize, Digested)>, chars: usize) -> String {
+    match digest {
         Some((bytes, sha)) => format!("[{kind}, {bytes} bytes, sha256 {sha:x}]"),
-        None => format!("[{kind}, about {} bytes]", base64.len() / 4 * 3),
+        None => format!("[{kind}, about {} bytes]", chars / 4 * 3),
     }
 }
 

@@ -5,11 +5,13 @@ use super::cut::join;
 use super::media;
 use super::scrub::quote;
 use super::secrets::Striker;
-use crate::protocol::tap::{Choice, Kept, MAX_WORD, Transcript};
+use crate::protocol::tap::{Choice, Kept, MAX_WORD, ToolCall, Transcript};
 use std::borrow::Cow;
 
 /// Room beside what was said, for the JSON around it.
 const ROOM: usize = 256;
+/// The kind of a tool that takes plain text.
+const CUSTOM: &str = "custom";
 
 /// The message of each answer as JSON, a list where there are several; empty where nothing was said.
 /// `finish` stands where an answer does not say itself why it ended. Keys are not struck out yet,
@@ -67,7 +69,7 @@ pub(super) fn parts(said: &Transcript, finish: Option<&str>, striker: &Striker<'
             out.extend_from_slice(br#"{"type":"tool_call","id":"#);
             writer.word(&mut out, &call.id);
             out.extend_from_slice(br#","name":"#);
-            writer.word(&mut out, &call.name);
+            writer.tool(&mut out, call);
             out.extend_from_slice(br#","arguments":"#);
             writer.string(&mut out, &call.arguments);
             out.push(b'}');
@@ -96,6 +98,18 @@ impl Writer<'_> {
         quote(out, &self.striker.uncut(word, MAX_WORD));
     }
 
+    /// The name of a tool; one of the upstream's own has it behind its kind, if it has any.
+    fn tool(&self, out: &mut Vec<u8>, call: &ToolCall) {
+        match (call.kind.as_str(), call.name.as_str()) {
+            ("" | CUSTOM, name) => self.word(out, name),
+            (kind, "") => self.word(out, kind),
+            (kind, name) => {
+                let name = self.striker.uncut(name, MAX_WORD);
+                quote(out, &[&self.striker.uncut(kind, MAX_WORD), ".", &name].concat());
+            }
+        }
+    }
+
     fn message(&self, out: &mut Vec<u8>, choice: &Choice, finish: Option<&str>) {
         out.extend_from_slice(br#"{"role":"assistant","content":"#);
         if choice.content.is_empty() {
@@ -109,26 +123,45 @@ impl Writer<'_> {
                 self.string(out, kept);
             }
         }
-        if !choice.spoken.is_empty() {
-            member(out, "audio");
-            out.extend_from_slice(br#"{"transcript":"#);
-            self.string(out, &choice.spoken);
-            out.push(b'}');
-        }
-        if !choice.images.is_empty() {
-            member(out, "images");
-            for (nth, image) in choice.images.iter().enumerate() {
-                out.push(if nth == 0 { b'[' } else { b',' });
-                self.string(out, image);
-            }
-            out.push(b']');
-        }
+        self.media(out, choice);
         self.calls(out, choice);
         if let Some(finish) = finish {
             member(out, "finish_reason");
             self.word(out, finish);
         }
         out.push(b'}');
+    }
+
+    fn media(&self, out: &mut Vec<u8>, choice: &Choice) {
+        if choice.sound.is_some() || !choice.spoken.is_empty() {
+            member(out, "audio");
+            let start = out.len();
+            if !choice.spoken.is_empty() {
+                out.extend_from_slice(br#"{"transcript":"#);
+                self.string(out, &choice.spoken);
+            }
+            if let Some(sound) = &choice.sound {
+                out.extend_from_slice(if out.len() == start { b"{" } else { b"," });
+                out.extend_from_slice(br#""data":"#);
+                quote(out, &media::passed(sound, "audio"));
+            }
+            out.push(b'}');
+        }
+        if choice.images.is_empty() && choice.drawn.is_empty() {
+            return;
+        }
+        member(out, "images");
+        out.push(b'[');
+        let start = out.len();
+        for image in &choice.images {
+            separate(out, start);
+            self.string(out, image);
+        }
+        for drawn in &choice.drawn {
+            separate(out, start);
+            quote(out, &media::passed(drawn, "image"));
+        }
+        out.push(b']');
     }
 
     fn calls(&self, out: &mut Vec<u8>, choice: &Choice) {
@@ -140,13 +173,13 @@ impl Writer<'_> {
             out.push(if nth == 0 { b'[' } else { b',' });
             out.extend_from_slice(br#"{"id":"#);
             self.word(out, &call.id);
-            let (kind, text): (&[u8], &[u8]) = if call.is_custom {
+            let (kind, text): (&[u8], &[u8]) = if call.kind == CUSTOM {
                 (br#","type":"custom","custom":{"name":"#, br#","input":"#)
             } else {
                 (br#","type":"function","function":{"name":"#, br#","arguments":"#)
             };
             out.extend_from_slice(kind);
-            self.word(out, &call.name);
+            self.tool(out, call);
             out.extend_from_slice(text);
             self.string(out, &call.arguments);
             out.extend_from_slice(b"}}");
@@ -213,8 +246,45 @@ fn member(out: &mut Vec<u8>, name: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Secrets;
     use super::*;
+    use crate::protocol::Dialect;
+    use crate::protocol::tap::PlainTap;
+    use bytes::Bytes;
     use proptest::prelude::{any, prop_assert_eq, proptest};
+    use serde_json::{Value, json};
+
+    /// What a plain reply is shown as.
+    fn shown(dialect: Dialect, reply: &Value) -> Value {
+        let mut tap = PlainTap::new(dialect).keeping(Some(1 << 20));
+        tap.push(&Bytes::from(reply.to_string()));
+        let said = tap.finish().output.unwrap();
+        let secrets = Secrets::default();
+        serde_json::from_str(&messages(&said, None, &secrets.striker(None))).unwrap()
+    }
+
+    #[test]
+    fn media_and_tools_of_the_upstreams_own_are_shown() {
+        let reply = json!({ "output": [
+            { "type": "message", "content": [{ "type": "output_audio", "data": "AAAA", "transcript": "tide" }] },
+            { "type": "image_generation_call", "id": "i", "result": "iVBORw0KGgo=" },
+            { "type": "mcp_call", "id": "m", "name": "ask", "arguments": "{}" }] });
+        let found = shown(Dialect::Responses, &reply);
+        assert_eq!(found["audio"]["transcript"], "tide");
+        let begins = |value: &Value, start: &str| {
+            assert!(value.as_str().unwrap().starts_with(start), "{value}");
+        };
+        begins(&found["audio"]["data"], "[audio, 3 bytes, sha256 ");
+        begins(&found["images"][0], "[image/png, 8 bytes, sha256 ");
+        let function =
+            |name: &str, arguments: &str| json!({ "name": name, "arguments": arguments });
+        assert_eq!(found["tool_calls"][0]["function"], function("image_generation_call", ""));
+        assert_eq!(found["tool_calls"][1]["function"], function("mcp_call.ask", "{}"));
+        assert_eq!(found["tool_calls"][1]["id"], "m");
+        let reply = json!({ "choices": [{ "message": { "audio": { "data": "AAAA" } } }] });
+        let found = shown(Dialect::Chat, &reply);
+        begins(&found["audio"]["data"], "[audio, 3 bytes, sha256 ");
+    }
 
     #[test]
     fn a_key_in_escapes_stands_there_as_it_is() {
