@@ -14,6 +14,7 @@ mod reading;
 mod responses;
 mod said;
 mod transcript;
+mod vectors;
 
 pub use fault::{MAX_MESSAGE, UpstreamFault, error_in_body};
 pub use media::Media;

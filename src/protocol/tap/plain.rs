@@ -2,6 +2,7 @@
 
 use super::fault::ErrorValue;
 use super::outline::Outline;
+use super::vectors::Vectors;
 use super::{Notes, Reading, anthropic, error_in_body, openai, responses};
 use crate::protocol::Dialect;
 use crate::protocol::lenient::{Lenient, Word, read_beginning, read_document};
@@ -65,6 +66,8 @@ pub struct PlainTap {
     /// Follows a reply that is longer than the head.
     outline: Outline,
     keeps: Option<usize>,
+    /// Counts the embeddings of such a reply, where they are wanted.
+    vectors: Option<Vectors>,
     /// How many of the last pieces are small.
     small: usize,
 }
@@ -82,6 +85,7 @@ impl PlainTap {
             missing: 0,
             outline: Outline::default(),
             keeps: None,
+            vectors: None,
             small: 0,
         }
     }
@@ -91,8 +95,10 @@ impl PlainTap {
     #[must_use]
     pub fn keeping(mut self, limit: Option<usize>) -> Self {
         self.keeps = limit;
-        // Of embeddings only their number is kept, and of many not even that.
-        if let Some(limit) = limit.filter(|_| self.dialect != Dialect::Embeddings) {
+        // Of embeddings only their number and their length are kept.
+        if self.dialect == Dialect::Embeddings {
+            self.vectors = limit.map(|_| Vectors::default());
+        } else if let Some(limit) = limit {
             self.most_tail = WHOLE_BYTES.max(limit);
         }
         self
@@ -107,10 +113,13 @@ impl PlainTap {
         if tail.is_empty() {
             return;
         }
-        if self.tail.is_empty() {
-            self.outline.push(&self.head);
+        let is_first = self.tail.is_empty();
+        for piece in [self.head.as_slice(), tail].into_iter().skip(usize::from(!is_first)) {
+            self.outline.push(piece);
+            if let Some(vectors) = &mut self.vectors {
+                vectors.push(piece);
+            }
         }
-        self.outline.push(tail);
         self.tail.push_back(chunk.slice_ref(tail));
         self.tail_bytes += tail.len();
         while let Some(first) = self.tail.front()
@@ -168,6 +177,9 @@ impl PlainTap {
             output.take_raw(&text(whole_head), &text(whole_tail), self.missing + cut);
         }
         notes.reading.output = output;
+        if let Some((count, length)) = self.vectors.map(|vectors| vectors.counted()) {
+            notes.vectors(count, length);
+        }
         let bytes = head.len() + self.tail_bytes + self.missing;
         let produced_tokens = bytes as u64 / BYTES_A_TOKEN;
         Finished { reading: notes.take_reading(), produced_tokens, form: self.outline.form() }

@@ -114,9 +114,13 @@ fn embeddings_are_counted_and_not_kept() {
     assert_eq!(plain(Dialect::Embeddings, &two("[1,2,3]"), LIMIT).vectors, Some((2, 3)));
     let base64 = plain(Dialect::Embeddings, &two(r#""AAAAAAAAAAAAAAAA""#), LIMIT);
     assert_eq!(base64.vectors, Some((2, 3)));
-    let long = two(&format!("[{}0]", "0,".repeat(200_000)));
-    let long = plain(Dialect::Embeddings, &long, LIMIT);
-    assert_eq!((long.vectors, long.raw), (None, None));
+    for (embedding, length) in [
+        (format!("[{}0]", "0,".repeat(200_000)), 200_001),
+        (format!("\"{}\"", "A".repeat(400_000)), 75_000),
+    ] {
+        let long = plain(Dialect::Embeddings, &two(&embedding), LIMIT);
+        assert_eq!((long.vectors, long.raw), (Some((2, length)), None));
+    }
 }
 
 #[test]
