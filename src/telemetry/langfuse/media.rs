@@ -8,6 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use memchr::memmem::{self, Finder};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::iter;
 use std::sync::LazyLock;
 
 /// A bare run of base64 this long is media wherever it stands; shorter ones may be ids and hashes.
@@ -22,10 +23,12 @@ const LINE_ENDS: [&[u8]; 4] = [b"\r\n", b"\n", b"\\r\\n", b"\\n"];
 const SLASH: &[u8] = b"\\/";
 /// Shorter words after `;base64,` and a blank are no media.
 const LEAST_AFTER_BLANK: usize = 16;
-/// Longest media type in front of `;base64,`.
-const MAX_TYPE: usize = 128;
-const BASE64: &str = ";base64,";
-static FIND_BASE64: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(BASE64));
+/// Longest media type in front of `;base64,`, with the `data:` before it.
+const MAX_TYPE: usize = 136;
+/// What the data of a data URI follow: its letters may be of either case, of which these have none.
+const MARK: &str = "64,";
+static FIND_MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(MARK));
+const SCHEME: &str = "data:";
 const UNKNOWN: &str = "application/octet-stream";
 /// A multiple of four characters, decoded at once.
 const DECODED_AT_ONCE: usize = 64 << 10;
@@ -77,14 +80,20 @@ pub(super) fn strip(text: &str) -> Cow<'_, str> {
 /// Whether JSON may hold media, or spells a character by an escape that hides what it is: if not,
 /// it need not be written anew.
 pub(super) fn may_be_in(json: &[u8]) -> bool {
-    const SIGNS: [&str; 3] = ["base64", r#"data""#, r#"b64_json""#];
+    const SIGNS: [&str; 3] = [MARK, r#"data""#, r#"b64_json""#];
     /// All at once, where the processor can do that.
     static FIND_SIGN: LazyLock<Option<packed::Searcher>> =
         LazyLock::new(|| packed::Searcher::new(SIGNS));
     let hides = |at: usize| matches!(json.get(at + 1), Some(b'u' | b'/'));
+    // Numbers end like the mark, too.
+    let is_sign = |at: usize| {
+        !json.get(at..).is_some_and(|sign| sign.starts_with(MARK.as_bytes())) || {
+            json.get(..at).is_some_and(|before| without_base(before).is_some())
+        }
+    };
     let has_sign = match &*FIND_SIGN {
-        Some(sign) => sign.find(json).is_some(),
-        None => SIGNS.iter().any(|sign| memmem::find(json, sign.as_bytes()).is_some()),
+        Some(sign) => sign.find_iter(json).any(|found| is_sign(found.start())),
+        None => SIGNS.iter().any(|sign| memmem::find_iter(json, sign.as_bytes()).any(is_sign)),
     };
     has_sign
         || memchr::memchr_iter(b'\\', json).any(hides)
@@ -141,11 +150,15 @@ fn digest(base64: &str) -> Option<(usize, Digested)> {
     Some((bytes, sha.finalize()))
 }
 
-/// The same in the standard alphabet, without white space and without the escapes of JSON.
+/// The same in the standard alphabet, without white space and without the escapes of JSON and of URIs.
 fn standard(base64: &str) -> String {
     let mut plain = String::with_capacity(base64.len());
     let mut chars = base64.chars().filter(|c| !c.is_ascii_whitespace());
-    while let Some(c) = chars.next() {
+    while let Some(mut c) = chars.next() {
+        if c == '%' {
+            let escape: String = iter::once(c).chain(chars.by_ref().take(2)).collect();
+            c = unescaped(escape.as_bytes()).map_or(c, char::from);
+        }
         match c {
             '-' => plain.push('+'),
             '_' => plain.push('/'),
@@ -186,28 +199,57 @@ const fn is_base64(byte: u8) -> bool {
 fn next_uri(text: &str, from: usize) -> Option<(std::ops::Range<usize>, Option<&str>)> {
     let mut at = from;
     loop {
-        let mark = at + FIND_BASE64.find(text.as_bytes().get(at..)?)?;
-        let data = mark + BASE64.len();
-        let before =
-            text.get(text.floor_char_boundary(mark.saturating_sub(MAX_TYPE)).max(from)..mark);
-        if let Some((_, kind)) = before.and_then(|before| before.rsplit_once("data:"))
-            && !kind.contains(|c: char| c.is_whitespace() || c == '"')
-        {
-            let start = mark - kind.len() - "data:".len();
-            let kind = kind.split(';').next();
-            return Some((start..data + data_length(text.as_bytes().get(data..)?), kind));
+        let mark = at + FIND_MARK.find(text.as_bytes().get(at..)?)?;
+        at = mark + MARK.len();
+        if let Some((start, kind)) = text.as_bytes().get(from..mark).and_then(begun_uri) {
+            return Some((from + start..at + data_length(text.as_bytes().get(at..)?), Some(kind)));
         }
-        at = data;
     }
 }
 
-/// How far the data of a data URI reach: some senders put white space before them.
+/// Where a data URI begins that goes on with the mark, and the type it names.
+fn begun_uri(before: &[u8]) -> Option<(usize, &str)> {
+    let before = without_base(before)?.trim_ascii_end();
+    let from = before.len().saturating_sub(MAX_TYPE);
+    let near = before.get(from..)?;
+    let is_scheme = |at: &[u8]| at.eq_ignore_ascii_case(SCHEME.as_bytes());
+    let start = near.windows(SCHEME.len()).rposition(is_scheme)?;
+    let kind = str::from_utf8(near.get(start + SCHEME.len()..)?).ok()?;
+    let kind = if kind.is_empty() { kind } else { kind.strip_suffix(';')? };
+    if kind.contains(|c: char| c.is_whitespace() || c == '"') {
+        return None;
+    }
+    Some((from + start, kind.split(';').next().unwrap_or_default()))
+}
+
+/// What stands before the `base` that the mark needs.
+fn without_base(before: &[u8]) -> Option<&[u8]> {
+    let (rest, base) = before.split_last_chunk::<4>()?;
+    base.eq_ignore_ascii_case(b"base").then_some(rest)
+}
+
+/// How far the data of a data URI reach: some senders put white space before them, or write them as
+/// other parts of a URI.
 fn data_length(data: &[u8]) -> usize {
     let blank = data.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-    match run_length(data.get(blank..).unwrap_or_default()) {
-        run if blank > 0 && run < LEAST_AFTER_BLANK => 0,
-        run => blank + run,
+    let mut end = blank;
+    loop {
+        end += run_length(data.get(end..).unwrap_or_default());
+        let rest = data.get(end..).unwrap_or_default();
+        let escapes = rest.chunks(3).take_while(|escape| unescaped(escape).is_some()).count();
+        if escapes == 0 {
+            break;
+        }
+        end += 3 * escapes;
     }
+    if blank > 0 && end - blank < LEAST_AFTER_BLANK { 0 } else { end }
+}
+
+/// The character of base64 that a URI has as `%` and two digits.
+fn unescaped(escape: &[u8]) -> Option<u8> {
+    let [b'%', digits @ ..] = escape else { return None };
+    let digits = str::from_utf8(digits).ok().filter(|digits| digits.len() == 2)?;
+    u8::from_str_radix(digits, 16).ok().filter(|byte| is_base64(*byte))
 }
 
 /// How far a run of base64 reaches: on the next line, where it has filled one, as it is wrapped in
@@ -376,6 +418,37 @@ mod tests {
         assert!(clean.contains(&hash(5_000)) && clean.starts_with("{\"b64\":\"["), "{clean}");
         let blank = strip("data:image/png;base64, iVBORw0KGgoAAAANSUhEUg== !").into_owned();
         assert!(blank.starts_with("[image/png, 16 bytes") && blank.ends_with(" !"), "{blank}");
+    }
+
+    #[test]
+    fn a_data_uri_may_be_written_in_any_letters_and_escapes() {
+        let base64 = encoded(80);
+        let escaped = |is: fn(&char) -> bool| -> String {
+            let one = |c: char| if is(&c) { format!("%{:02x}", u32::from(c)) } else { c.into() };
+            base64.chars().map(one).collect()
+        };
+        let marks = |c: &char| !c.is_alphanumeric();
+        for uri in [
+            format!("DATA:image/png;base64,{base64}"),
+            format!("Data:image/png;Base64,{base64}"),
+            format!("data:image/png;BASE64,{base64}"),
+            format!("data:image/png; base64, {base64}"),
+            format!("data:image/png;name=a.png;base64,{}", escaped(marks)),
+            format!("data:image/png;base64,{}", escaped(|_| true)),
+            format!("data:image/png;base64,{}", escaped(|c| *c < 'M')),
+        ] {
+            let clean = strip(&format!("a {uri} and on")).into_owned();
+            assert_eq!(clean, format!("a [image/png, 80 bytes, sha256 {}] and on", hash(80)));
+            assert!(may_be_in(uri.as_bytes()));
+        }
+        let untyped = strip(&format!("data:base64,{base64}")).into_owned();
+        assert!(untyped.starts_with("[application/octet-stream, 80 bytes"), "{untyped}");
+        for text in ["[164,64,2]", "database64, 1", "base 64,", "64,"] {
+            assert_eq!(strip(text), text);
+        }
+        assert!(!may_be_in(b"[164,64,2]"));
+        let after = strip("data:a/b;base64,AAAA%20and %zz").into_owned();
+        assert!(after.ends_with("%20and %zz"), "{after}");
     }
 
     #[test]

@@ -242,7 +242,10 @@ fn static_family(family: &str) -> &'static str {
 
 /// Whether a value says where its media are instead of holding them.
 fn is_address(text: &str) -> bool {
-    text.starts_with("data:") || text.starts_with("https://") || text.starts_with("http://")
+    let begins = |scheme: &str| {
+        text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    ["data:", "https://", "http://"].into_iter().any(begins)
 }
 
 fn bare(base64: &str, family: &str, kind: Option<&str>) -> String {
