@@ -4,10 +4,13 @@
 use super::media::Media;
 use super::said::{Kind, Said};
 use crate::protocol::lenient::MAX_WORD_CHARS;
+use std::collections::BTreeSet;
 
-/// Most answers, and calls of tools in one, that are kept apart; what goes beyond is left out.
+/// Most answers, and calls of tools in one, that are kept apart; what goes beyond is counted.
 const MAX_CHOICES: usize = 16;
 const MAX_CALLS: usize = 128;
+/// So far, since each is counted once.
+const MAX_COUNTED: usize = 4_096;
 /// Most images of one answer that are kept.
 const MAX_IMAGES: usize = 16;
 /// Longest name, id and finish reason that is kept of a reply, in bytes or characters.
@@ -60,6 +63,10 @@ pub struct Choice {
     pub sound: Option<Box<Media>>,
     /// Calls of tools, in their order.
     pub calls: Vec<ToolCall>,
+    /// Those beyond the bound, by their places and, where several have one, their ids.
+    cut_calls: BTreeSet<(u64, String)>,
+    /// The place of one of these that has it from another.
+    unkept: Option<u64>,
     /// Why it ended, in the upstream's own word.
     pub finish: Option<String>,
 }
@@ -71,6 +78,8 @@ pub struct Transcript {
     /// Bytes that may still be kept.
     room: usize,
     choices: Vec<Choice>,
+    /// Numbers of those beyond the bound.
+    cut_choices: BTreeSet<u64>,
     /// Of embeddings: how many, and how long the first is.
     pub vectors: Option<(u64, u64)>,
     /// A reply too long to be read whole, as it came.
@@ -212,19 +221,34 @@ impl Choice {
         }
     }
 
+    /// Calls of tools that were too many to be kept.
+    #[must_use]
+    pub fn cut_calls(&self) -> usize {
+        self.cut_calls.len()
+    }
+
     /// The call that a part belongs to. Some servers number none of them: there a new id begins a
     /// new call.
     fn call(&mut self, place: u64, id: Option<&str>) -> Option<&mut ToolCall> {
         let found = self.calls.iter().rposition(|call| call.place == place);
         let is_other = |call: &ToolCall| id.is_some_and(|id| !call.id.is_empty() && call.id != id);
-        match found {
-            Some(at) if !self.calls.get(at).is_some_and(is_other) => self.calls.get_mut(at),
-            Some(_) | None if self.calls.len() < MAX_CALLS => {
-                self.calls.push(ToolCall { place, ..ToolCall::default() });
-                self.calls.last_mut()
-            }
-            Some(_) | None => None,
+        let is_found = found.and_then(|at| self.calls.get(at)).is_some_and(|call| !is_other(call));
+        if is_found && (id.is_some() || self.unkept != Some(place)) {
+            self.unkept = self.unkept.filter(|unkept| *unkept != place);
+            return self.calls.get_mut(found?);
         }
+        if self.calls.len() < MAX_CALLS {
+            self.calls.push(ToolCall { place, ..ToolCall::default() });
+            return self.calls.last_mut();
+        }
+        if found.is_none() || !is_found {
+            self.unkept = Some(place).filter(|_| found.is_some());
+            if self.cut_calls.len() < MAX_COUNTED {
+                let id = id.filter(|_| found.is_some()).map(word).unwrap_or_default();
+                self.cut_calls.insert((place, id));
+            }
+        }
+        None
     }
 }
 
@@ -239,6 +263,12 @@ impl Transcript {
     #[must_use]
     pub fn choices(&self) -> &[Choice] {
         &self.choices
+    }
+
+    /// Answers that were too many to be kept.
+    #[must_use]
+    pub fn cut_choices(&self) -> usize {
+        self.cut_choices.len()
     }
 
     /// Bytes it holds in memory, about.
@@ -272,8 +302,11 @@ impl Transcript {
             self.choices.push(Choice { index: choice, ..Choice::default() });
         }
         let at = found.unwrap_or(self.choices.len() - 1);
-        let Self { limit, room, choices, .. } = self;
+        let Self { limit, room, choices, cut_choices, .. } = self;
         let Some(choice) = choices.get_mut(at).filter(|known| known.index == choice) else {
+            if cut_choices.len() < MAX_COUNTED {
+                cut_choices.insert(choice);
+            }
             return;
         };
         if let Some(kept) = choice.text(kind, call) {

@@ -152,6 +152,13 @@ fn calls_that_nobody_numbers_are_told_apart_by_their_ids() {
     let stream = call("a") + &call("b");
     let said = streamed(Dialect::Chat, stream.as_bytes(), usize::MAX, LIMIT);
     assert_eq!(lines(&said), ["|||a=f({}),b=f({})|-"]);
+    // Too many of them are counted, and change none of those that are kept.
+    let many: String = (0..130).map(|nth| call(&format!("c{nth}"))).collect();
+    let said = streamed(Dialect::Chat, many.as_bytes(), usize::MAX, LIMIT);
+    let choice = &said.choices()[0];
+    assert_eq!((choice.calls.len(), choice.cut_calls()), (128, 2));
+    let last = choice.calls.last().unwrap();
+    assert_eq!((last.name.as_str(), whole(&last.arguments).as_str()), ("f", "{}"));
 }
 
 #[test]

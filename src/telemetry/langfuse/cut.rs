@@ -40,6 +40,11 @@ fn mark(missing: usize) -> String {
     [MARK.0, &missing.to_string(), MARK.1].concat()
 }
 
+/// What stands for so many things that are left out.
+pub(super) fn left_out(count: usize, of_what: &str) -> String {
+    format!("…[{count} {of_what} cut]…")
+}
+
 /// The first `chars` characters: what Langfuse's SDKs let through of a user, a session, a name or a
 /// piece of metadata (LANGFUSE section 2).
 pub(super) fn clamp(text: &str, chars: usize) -> &str {

@@ -1,7 +1,7 @@
 //! What a call brought, as its trace shows it: one assistant's message an answer, whatever the
 //! dialect and whether or not it was streamed.
 
-use super::cut::join;
+use super::cut::{join, left_out};
 use super::media;
 use super::scrub::quote;
 use super::secrets::Striker;
@@ -32,6 +32,11 @@ pub(super) fn messages(said: &Transcript, finish: Option<&str>, striker: &Strike
             for (nth, choice) in several.iter().enumerate() {
                 out.push(if nth == 0 { b'[' } else { b',' });
                 writer.message(&mut out, choice, choice.finish.as_deref());
+            }
+            if let Some(mark) = cut_choices(said) {
+                out.extend_from_slice(br#",{"role":"assistant","content":"#);
+                quote(&mut out, &mark);
+                out.push(b'}');
             }
             out.push(b']');
         }
@@ -74,12 +79,32 @@ pub(super) fn parts(said: &Transcript, finish: Option<&str>, striker: &Striker<'
             writer.string(&mut out, &call.arguments);
             out.push(b'}');
         }
+        if let Some(mark) = cut_calls(choice) {
+            out.extend_from_slice(br#",{"type":"text","content":"#);
+            quote(&mut out, &mark);
+            out.push(b'}');
+        }
         out.extend_from_slice(br#"],"finish_reason":"#);
         writer.word(&mut out, choice.finish.as_deref().or(finish).unwrap_or("unknown"));
         out.push(b'}');
     }
+    if let Some(mark) = cut_choices(said) {
+        out.extend_from_slice(br#",{"role":"assistant","parts":[{"type":"text","content":"#);
+        quote(&mut out, &mark);
+        out.extend_from_slice(br#"}],"finish_reason":"unknown"}"#);
+    }
     out.push(b']');
     String::from_utf8(out).unwrap_or_default()
+}
+
+/// What stands for answers that were too many.
+fn cut_choices(said: &Transcript) -> Option<String> {
+    (said.cut_choices() > 0).then(|| left_out(said.cut_choices(), "choices"))
+}
+
+/// The same for calls of tools.
+fn cut_calls(choice: &Choice) -> Option<String> {
+    (choice.cut_calls() > 0).then(|| left_out(choice.cut_calls(), "tool calls"))
 }
 
 fn separate(out: &mut Vec<u8>, start: usize) {
@@ -184,6 +209,11 @@ impl Writer<'_> {
             self.string(out, &call.arguments);
             out.extend_from_slice(b"}}");
         }
+        if let Some(mark) = cut_calls(choice) {
+            out.extend_from_slice(br#",{"id":"","type":"function","function":{"name":"#);
+            quote(out, &mark);
+            out.extend_from_slice(br#","arguments":""}}"#);
+        }
         out.push(b']');
     }
 
@@ -284,6 +314,23 @@ mod tests {
         let reply = json!({ "choices": [{ "message": { "audio": { "data": "AAAA" } } }] });
         let found = shown(Dialect::Chat, &reply);
         begins(&found["audio"]["data"], "[audio, 3 bytes, sha256 ");
+    }
+
+    #[test]
+    fn what_is_too_many_is_counted() {
+        let call = |nth: u64| json!({ "id": format!("c{nth}"), "function": { "name": "f", "arguments": "{}" } });
+        let calls: Vec<Value> = (0..200).map(call).collect();
+        let choices: Vec<Value> = (0..20)
+            .map(|nth| json!({ "index": nth, "message": { "content": "a", "tool_calls": calls } }))
+            .collect();
+        let found = shown(Dialect::Chat, &json!({ "choices": choices }));
+        assert_eq!(found.as_array().unwrap().len(), 17);
+        assert_eq!(found[16], json!({ "role": "assistant", "content": "…[4 choices cut]…" }));
+        let calls = found[15]["tool_calls"].as_array().unwrap();
+        assert_eq!((calls.len(), &calls[127]["id"]), (129, &json!("c127")));
+        assert_eq!(calls[128]["function"]["name"], "…[72 tool calls cut]…");
+        let found = shown(Dialect::Chat, &json!({ "choices": choices[..16] }));
+        assert_eq!(found.as_array().unwrap().len(), 16);
     }
 
     #[test]
