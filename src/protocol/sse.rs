@@ -24,6 +24,8 @@ pub struct Event<'a> {
     pub data: &'a [u8],
     /// Whether it was too long to be kept.
     pub is_skipped: bool,
+    /// Bytes of its field lines.
+    pub bytes: usize,
 }
 
 /// Finds events over arbitrary cuts, with LF, CRLF or CR. Nothing makes it fail: of an event over
@@ -139,6 +141,12 @@ impl Framer {
         self.bytes > MAX_EVENT_BYTES
     }
 
+    /// Bytes of the field lines of the event under way.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.bytes
+    }
+
     /// Cuts a byte order mark off the start of the stream.
     fn after_mark<'c>(&mut self, chunk: &'c [u8]) -> &'c [u8] {
         let mut rest = chunk;
@@ -251,14 +259,15 @@ impl Framer {
 
     fn dispatch(&mut self, here: &Here<'_>, on: &mut impl FnMut(Event<'_>)) {
         let name = here.name.unwrap_or(&self.name);
+        let bytes = self.bytes;
         if self.bytes > MAX_EVENT_BYTES {
             self.skipped += 1;
-            on(Event { name, data: last_of(&self.end), is_skipped: true });
+            on(Event { name, data: last_of(&self.end), is_skipped: true, bytes });
             self.end = Vec::new();
         } else if let Some(data) = here.data {
-            on(Event { name, data, is_skipped: false });
+            on(Event { name, data, is_skipped: false, bytes });
         } else if self.has_data {
-            on(Event { name, data: &self.data, is_skipped: false });
+            on(Event { name, data: &self.data, is_skipped: false, bytes });
         }
         self.is_open = false;
         self.has_data = false;

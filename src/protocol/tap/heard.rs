@@ -24,6 +24,12 @@ pub(super) struct Heard {
     kinds: u32,
     /// The same of those that came in deltas, until their end comes.
     flowing: u32,
+    /// Whether something of the item came in deltas.
+    has_flowed: bool,
+    /// Whether something came that could not be read.
+    is_lost: bool,
+    /// Whether an image is being made.
+    is_drawing: bool,
 }
 
 impl Text {
@@ -42,6 +48,7 @@ impl Heard {
     /// A piece of a text came.
     pub(super) fn delta(&mut self, text: Text) {
         self.flowing |= bit(text.kind);
+        self.has_flowed = true;
         // Mostly it goes on with the last one.
         if self.texts.last() != Some(&text) && !self.texts.contains(&text) {
             self.whole(text);
@@ -69,6 +76,27 @@ impl Heard {
     /// Whether any text of a kind came.
     pub(super) const fn has_any(&self, kind: Kind) -> bool {
         self.kinds & bit(kind) != 0
+    }
+
+    /// An item begins or ends; whether something of the one before came in deltas.
+    pub(super) fn end_item(&mut self) -> bool {
+        std::mem::take(&mut self.has_flowed)
+    }
+
+    /// Something came that could not be read.
+    pub(super) fn lose(&mut self) {
+        self.is_lost = true;
+    }
+
+    /// An image is being made.
+    pub(super) fn draw(&mut self) {
+        self.is_drawing = true;
+    }
+
+    /// Whether nothing came at all, or an image did not.
+    pub(super) const fn lacks_any(&self) -> bool {
+        let lacks_image = self.is_drawing && !self.has_any(Kind::Drawn);
+        !self.is_lost && (self.kinds == 0 || lacks_image)
     }
 
     /// The text that came last of a kind ends; whether it came in deltas.

@@ -20,7 +20,7 @@ pub use fault::{MAX_MESSAGE, UpstreamFault, error_in_body};
 pub use media::Media;
 pub use plain::{Finished, Form, PlainTap};
 pub use reading::Reading;
-pub use transcript::{Choice, Kept, MAX_WORD, ToolCall, Transcript};
+pub use transcript::{CUT, Choice, Kept, MAX_WORD, ToolCall, Transcript};
 
 use super::Dialect;
 use super::mend;
@@ -206,6 +206,9 @@ impl StreamTap {
 
     /// Takes what has been read so far.
     pub fn take_reading(&mut self) -> Reading {
+        if self.framer.is_skipping() {
+            self.notes.lose(self.framer.pending());
+        }
         self.notes.take_reading()
     }
 
@@ -243,6 +246,9 @@ impl Notes {
 
     /// An event too long to be read: the one that repeats the whole answer says its usage at its end.
     fn skipped(&mut self, dialect: Dialect, event: Event<'_>) {
+        if dialect != Dialect::Responses || responses::is_loss(self, event.name) {
+            self.lose(event.bytes);
+        }
         plain::read_end(self, dialect, event.data);
         if dialect == Dialect::Responses {
             responses::ended(self, event.name);

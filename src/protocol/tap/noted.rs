@@ -40,6 +40,14 @@ impl Notes {
         self.said.clear();
     }
 
+    /// An event of so many bytes was too long to be read.
+    pub(super) fn lose(&mut self, bytes: usize) {
+        self.take_over();
+        if let Some(output) = &mut self.reading.output {
+            output.lose(bytes);
+        }
+    }
+
     /// Takes the note pad back, without what the last event has written.
     pub(super) fn give_back(&mut self, mut said: Said) {
         said.drop_event();

@@ -48,6 +48,9 @@ pub(super) struct Reply {
 #[derive(Debug, Default)]
 struct Incomplete(Word);
 
+/// How the names of events begin that tell how an image gets on.
+const DRAWING: &[u8] = b"response.image_generation_call.";
+
 /// Reads one event of a stream.
 pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::Result<()> {
     if is_repetition(name) && data.ends_with(b"}") && !is_news(notes, name) {
@@ -67,6 +70,9 @@ pub(super) fn event(notes: &mut Notes, name: &[u8], data: &[u8]) -> serde_json::
     let place = (message.index.0, piece);
     settle(&mut message.delta.said, &mut notes.heard, kind, place);
     notes.transcribe(std::mem::take(&mut message.delta.said));
+    if kind.as_bytes().starts_with(DRAWING) {
+        notes.heard.draw();
+    }
     notes.has_tool_call |= message.item.is_tool_call;
     notes.has_token |= message.item.is_token || kind == "response.output_item.done";
     match kind.rsplit('.').next() {
@@ -111,11 +117,13 @@ fn settle(said: &mut Said, heard: &mut Heard, kind: &str, place: (Option<u64>, O
         return;
     }
     if kind == "response.output_item.added" {
+        heard.end_item();
         // A tool of the upstream's own may not know yet what it is asked.
         said.forget(|_, _, kind| matches!(kind, Kind::Delta | Kind::Whole | Kind::Asked));
         return note_items(said, heard);
     }
     if kind == "response.output_item.done" {
+        heard.end_item();
         said.forget(|item, piece, kind| {
             let text = Text { item: Some(item), kind: kind.text(), piece: Some(piece) };
             matches!(kind, Kind::Delta | Kind::Whole) || heard.has(&text)
@@ -190,6 +198,25 @@ fn is_news(notes: &mut Notes, name: &[u8]) -> bool {
     }
     let stem = name.strip_prefix(b"response.").and_then(|name| name.strip_suffix(b".done"));
     stem.and_then(named).is_some_and(|kind| !notes.heard.end(kind))
+}
+
+/// Whether an event of this name that is too long to be read had something that no other says.
+pub(super) fn is_loss(notes: &mut Notes, name: &[u8]) -> bool {
+    let is_lost = match name {
+        b"response.output_item.done" => !notes.heard.end_item(),
+        b"response.created" => false,
+        // An image that is not done.
+        name if name.starts_with(DRAWING) => {
+            notes.heard.draw();
+            false
+        }
+        name if str::from_utf8(name).is_ok_and(is_end) => notes.heard.lacks_any(),
+        name => !is_repetition(name) || is_news(notes, name),
+    };
+    if is_lost {
+        notes.heard.lose();
+    }
+    is_lost
 }
 
 /// Whether an event of this name is the last one, which has the whole reply.

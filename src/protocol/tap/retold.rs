@@ -220,3 +220,60 @@ fn sound_is_told_and_not_kept() {
     let chat = streamed(Dialect::Chat, events.as_bytes(), 5, LIMIT);
     assert_eq!(chat.choices(), found.choices());
 }
+
+#[test]
+fn what_is_too_long_to_be_read_leaves_a_mark_unless_it_is_said_elsewhere() {
+    let long = "A".repeat(1 << 20);
+    let image = json!({ "id": "ig", "type": "image_generation_call", "result": long });
+    let message =
+        json!({ "type": "message", "content": [{ "type": "output_text", "text": long }] });
+    let drawn = [
+        added(0, &json!({ "id": "ig", "type": "image_generation_call" })),
+        json!({ "type": "response.image_generation_call.partial_image", "partial_image_b64": long }),
+        done(0, &image),
+        text(1, 0, "output_text.delta", "here"),
+        completed(&json!([image])),
+    ];
+    let size = stream(&drawn[2..3], true).len() - "\n\n\n".len();
+    let mark = format!("…[{size} bytes cut]…");
+    let found = |events: &[Value]| {
+        let said = streamed(Dialect::Responses, stream(events, true).as_bytes(), 65_536, LIMIT);
+        lines(&said)
+    };
+    assert_eq!(found(&drawn), [format!("|{mark}here||ig=image_generation_call ()|-")]);
+    // Without the event that ends the item the last one alone has the image.
+    let late = [drawn[1].clone(), drawn[3].clone(), drawn[4].clone()];
+    let size = stream(&late[2..], true).len() - "\n\n\n".len();
+    assert_eq!(found(&late), [format!("|here…[{size} bytes cut]…|||-")]);
+    let told = [
+        json!({ "type": "response.created", "response": { "instructions": long } }),
+        text(0, 0, "output_text.delta", "here"),
+        text(0, 0, "output_text.done", &long),
+        done(0, &message),
+        completed(&json!([message])),
+    ];
+    assert_eq!(found(&told), ["|here|||-"]);
+    assert!(found(&told[4..])[0].contains(" bytes cut]"));
+
+    let chunk = |index: u64, text: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":{index},\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"
+        )
+    };
+    let size = chunk(0, &long).len() - 2;
+    let one = chunk(0, "pre ") + &chunk(0, &long) + &chunk(0, " post");
+    for (stream, want) in [
+        (one.as_str(), format!("pre …[{size} bytes cut]… post")),
+        // It has not ended.
+        (
+            one.split_at(one.len() - chunk(0, " post").len() - 3).0,
+            format!("pre …[{} bytes cut]…", size - 1),
+        ),
+    ] {
+        let said = streamed(Dialect::Chat, stream.as_bytes(), 65_536, LIMIT);
+        assert_eq!(lines(&said), [format!("|{want}|||-")]);
+    }
+    let two = chunk(0, "a") + &chunk(1, "b") + &chunk(1, &long);
+    let said = streamed(Dialect::Chat, two.as_bytes(), 65_536, LIMIT);
+    assert_eq!((lines(&said), said.lost), (vec!["|a|||-".to_owned(), "|b|||-".to_owned()], size));
+}

@@ -13,6 +13,8 @@ const MAX_CALLS: usize = 128;
 const MAX_COUNTED: usize = 4_096;
 /// Most images of one answer that are kept.
 const MAX_IMAGES: usize = 16;
+/// What stands around the number of bytes that are missing at a place.
+pub const CUT: (&str, &str) = ("…[", " bytes cut]…");
 /// Longest name, id and finish reason that is kept of a reply, in bytes or characters.
 pub const MAX_WORD: usize = MAX_WORD_CHARS;
 
@@ -80,6 +82,8 @@ pub struct Transcript {
     choices: Vec<Choice>,
     /// Numbers of those beyond the bound.
     cut_choices: BTreeSet<u64>,
+    /// Bytes of events that could not be read, where it is not known whose they were.
+    pub lost: usize,
     /// Of embeddings: how many, and how long the first is.
     pub vectors: Option<(u64, u64)>,
     /// A reply too long to be read whole, as it came.
@@ -292,6 +296,17 @@ impl Transcript {
         let (_, tail) = tail.split_at(tail.ceil_char_boundary(surplus));
         self.room = self.room.saturating_sub(head.len() + tail.len());
         self.raw = Some(Kept { head: head.into(), tail: tail.into(), granted: 0, total });
+    }
+
+    /// So many bytes could not be read: a mark says so in the text of the only answer.
+    pub(super) fn lose(&mut self, bytes: usize) {
+        if self.choices.len() > 1 {
+            self.lost = self.lost.saturating_add(bytes);
+            return;
+        }
+        let choice = self.choices.first().map_or(0, |choice| choice.index);
+        let mark = [CUT.0, &bytes.to_string(), CUT.1].concat();
+        self.add((choice, 0), Kind::Content, &mark);
     }
 
     fn add(&mut self, (choice, call): (u64, u64), kind: Kind, text: &str) {

@@ -276,6 +276,7 @@ fn an_event_of_megabytes_is_read_like_any_other() {
     let usage = r#"{"input_tokens":50,"output_tokens":60,"cost":0.04}"#;
     let stream = format!(
         "data: {{\"type\":\"response.output_text.delta\",\"delta\":\"here\"}}\n\n\
+         event: response.completed\n\
          data: {{\"type\":\"response.completed\",\"response\":{{\"output\":[{{\"type\":\
          \"image_generation_call\",\"result\":\"{image}\"}}],\"usage\":{usage}}}}}\n\n"
     );

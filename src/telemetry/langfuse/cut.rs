@@ -1,5 +1,6 @@
 //! How a long text is shortened: both ends stay, and a mark says what is missing.
 
+use crate::protocol::tap::CUT as MARK;
 use std::borrow::Cow;
 
 /// The text, or both its ends with a mark between them, in at most `max` bytes (or the mark alone).
@@ -28,15 +29,13 @@ fn missing_in(gone: &str) -> usize {
     missing
 }
 
-/// What stands around the number of bytes.
-const MARK: (&str, &str) = ("…[", " bytes cut]…");
-
 /// Both ends of a text of which `missing` bytes between them are gone.
 pub(super) fn join(head: &str, missing: usize, tail: &str) -> String {
     [head, &mark(missing), tail].concat()
 }
 
-fn mark(missing: usize) -> String {
+/// What stands for bytes that are missing.
+pub(super) fn mark(missing: usize) -> String {
     [MARK.0, &missing.to_string(), MARK.1].concat()
 }
 

@@ -1,7 +1,7 @@
 //! What a call brought, as its trace shows it: one assistant's message an answer, whatever the
 //! dialect and whether or not it was streamed.
 
-use super::cut::{join, left_out};
+use super::cut::{join, left_out, mark};
 use super::media;
 use super::scrub::quote;
 use super::secrets::Striker;
@@ -33,7 +33,7 @@ pub(super) fn messages(said: &Transcript, finish: Option<&str>, striker: &Strike
                 out.push(if nth == 0 { b'[' } else { b',' });
                 writer.message(&mut out, choice, choice.finish.as_deref());
             }
-            if let Some(mark) = cut_choices(said) {
+            for mark in missing(said) {
                 out.extend_from_slice(br#",{"role":"assistant","content":"#);
                 quote(&mut out, &mark);
                 out.push(b'}');
@@ -88,7 +88,7 @@ pub(super) fn parts(said: &Transcript, finish: Option<&str>, striker: &Striker<'
         writer.word(&mut out, choice.finish.as_deref().or(finish).unwrap_or("unknown"));
         out.push(b'}');
     }
-    if let Some(mark) = cut_choices(said) {
+    for mark in missing(said) {
         out.extend_from_slice(br#",{"role":"assistant","parts":[{"type":"text","content":"#);
         quote(&mut out, &mark);
         out.extend_from_slice(br#"}],"finish_reason":"unknown"}"#);
@@ -97,9 +97,11 @@ pub(super) fn parts(said: &Transcript, finish: Option<&str>, striker: &Striker<'
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// What stands for answers that were too many.
-fn cut_choices(said: &Transcript) -> Option<String> {
-    (said.cut_choices() > 0).then(|| left_out(said.cut_choices(), "choices"))
+/// What stands for answers that were too many, and for what could be of any of them.
+fn missing(said: &Transcript) -> impl Iterator<Item = String> {
+    let choices = (said.cut_choices() > 0).then(|| left_out(said.cut_choices(), "choices"));
+    let bytes = (said.lost > 0).then(|| mark(said.lost));
+    choices.into_iter().chain(bytes)
 }
 
 /// The same for calls of tools.
