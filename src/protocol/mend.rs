@@ -8,34 +8,67 @@ use memchr::memchr;
 /// What every half of a pair, and every byte that belongs to no character, becomes.
 const UNKNOWN: &[u8; 6] = b"\\ufffd";
 
+/// No character: it says that the one behind it stands for the unknown one before it, too.
+pub(crate) const JOINS: char = '\u{ffff}';
+
 /// The same JSON with nothing in its texts that is no character; `None` where there was nothing of the kind.
 pub(crate) fn readable(json: &[u8]) -> Option<Vec<u8>> {
+    mended(json, None)
+}
+
+/// The same of one event of a stream: a half at the end of a text is kept for the next event, where the
+/// other one may stand at the beginning of a text. Both together stand there behind [`JOINS`].
+pub(crate) fn readable_event(json: &[u8], half: &mut Option<[u8; 6]>) -> Option<Vec<u8>> {
+    mended(json, Some(half))
+}
+
+fn mended(json: &[u8], mut half: Option<&mut Option<[u8; 6]>>) -> Option<Vec<u8>> {
     let is_text = std::str::from_utf8(json).is_ok();
     let mut mended = if is_text {
         json.to_vec()
     } else {
         String::from_utf8_lossy(json).into_owned().into_bytes()
     };
+    let before = half.as_deref_mut().and_then(Option::take);
     let mut is_mended = !is_text;
     let mut at = 0;
     while let Some(found) = memchr(b'\\', mended.get(at..).unwrap_or_default()) {
         at += found;
-        let half = unit(mended.get(at..));
-        let next = unit(mended.get(at + UNKNOWN.len()..));
-        at += match (half, next) {
-            (Some(0xd800..0xdc00), Some(0xdc00..0xe000)) => 2 * UNKNOWN.len(),
-            (Some(0xd800..0xe000), _) => {
-                if let Some(escape) = mended.get_mut(at..at + UNKNOWN.len()) {
-                    escape.copy_from_slice(UNKNOWN);
-                }
-                is_mended = true;
-                UNKNOWN.len()
-            }
+        let escape: Option<[u8; 6]> = mended.get(at..).and_then(<[u8]>::first_chunk).copied();
+        let (Some(escape), Some(unit)) = (escape, unit(mended.get(at..))) else {
             // An escaped backslash begins no escape.
-            (Some(_) | None, _) => 2,
+            at += 2;
+            continue;
         };
+        let end = at + escape.len();
+        let is_pair = matches!(self::unit(mended.get(end..)), Some(0xdc00..0xe000));
+        let instead: &[u8] = match (unit, half.as_deref_mut(), &before) {
+            (0xd800..0xdc00, _, _) if is_pair => {
+                at = end + escape.len();
+                continue;
+            }
+            (0xd800..0xdc00, Some(half), _) if mended.get(end) == Some(&b'"') => {
+                *half = Some(escape);
+                UNKNOWN
+            }
+            (0xdc00..0xe000, _, Some(before)) if ends_with_quote(mended.get(..at)) => {
+                &[b"\\uffff", before.as_slice(), &escape].concat()
+            }
+            (0xd800..0xe000, _, _) => UNKNOWN,
+            _ => {
+                at += 2;
+                continue;
+            }
+        };
+        mended.splice(at..end, instead.iter().copied());
+        at += instead.len();
+        is_mended = true;
     }
     is_mended.then_some(mended)
+}
+
+fn ends_with_quote(json: Option<&[u8]>) -> bool {
+    json.is_some_and(|json| json.ends_with(b"\""))
 }
 
 /// The number of an escape `\uXXXX` that these bytes begin with.
@@ -69,6 +102,20 @@ mod tests {
         {
             assert_eq!(mended(whole), None, "{whole}");
         }
+    }
+
+    #[test]
+    fn halves_in_two_events_are_one_character() {
+        let mut half = None;
+        let mut event = |json: &str| {
+            readable_event(json.as_bytes(), &mut half).map(|json| String::from_utf8(json).unwrap())
+        };
+        assert_eq!(event(r#"["a\ud83c","\ud83cb"]"#).as_deref(), Some(r#"["a\ufffd","\ufffdb"]"#));
+        assert_eq!(
+            event(r#"["\udf0ac","c\udf0a"]"#).as_deref(),
+            Some(r#"["\uffff\ud83c\udf0ac","c\ufffd"]"#)
+        );
+        assert_eq!(event(r#"["\udf0a"]"#).as_deref(), Some(r#"["\ufffd"]"#));
     }
 
     #[test]

@@ -162,6 +162,16 @@ impl Lenient for Begun<'_> {
             "type" => read(map, self.0),
             "id" if self.1.is_on() => read(map, &mut Note(self.1, Kind::CallId)),
             "name" if self.1.is_on() => read(map, &mut Note(self.1, Kind::CallName)),
+            // Mostly empty, for the deltas to fill.
+            "text" if self.1.is_on() => read(map, &mut Note(self.1, Kind::Content)),
+            "thinking" if self.1.is_on() => read(map, &mut Note(self.1, Kind::Reasoning)),
+            "input" if self.1.is_on() => {
+                let input = map.next_value::<Box<RawValue>>()?;
+                if !matches!(input.get(), "{}" | "null" | "\"\"") {
+                    self.1.say(Kind::Given, input.get());
+                }
+                Ok(())
+            }
             _ => skip(map),
         }
     }

@@ -61,6 +61,8 @@ struct Notes {
     choices: u64,
     finished: u64,
     progress: Progress,
+    /// Half a character at the end of a text of the last event.
+    half: Option<[u8; 6]>,
     /// Events with data, read or not.
     events: u64,
     garbled: u64,
@@ -238,9 +240,11 @@ impl Notes {
         if data.starts_with(b"[") {
             self.fault(error_in_body(data));
         } else if !data.is_empty() && self.read(dialect, event.name, data).is_err() {
-            let mended = mend::readable(data);
+            let mended = mend::readable_event(data, &mut self.half);
             let read = mended.map(|data| self.read(dialect, event.name, &data));
             self.garbled += u64::from(read.is_none_or(|read| read.is_err()));
+        } else {
+            self.half = None;
         }
     }
 

@@ -84,6 +84,7 @@ impl Reply {
 
     pub(super) fn note(mut self, notes: &mut Notes) {
         self.choices.next();
+        forget_details(&mut self.choices.produced.said);
         notes.names(self.id.0, self.model.0);
         notes.produce(self.choices.produced);
         notes.vectors(self.vectors.count, self.vectors.length);
@@ -95,6 +96,18 @@ impl Reply {
         notes.finish(self.choices.finish.0, self.choices.finished);
         let (own, groq) = (self.counts.counted(), self.groq.counts.counted());
         notes.bill(Counted { usage: own.usage.or(groq.usage), cost: own.cost.or(groq.cost) });
+    }
+}
+
+/// Details are wanted only where the reasoning has no other name.
+fn forget_details(said: &mut Said) {
+    let (mut has_details, mut has_text) = (false, false);
+    said.each(|_, _, kind| {
+        has_details |= kind == Kind::Detail;
+        has_text |= matches!(kind, Kind::Reasoning | Kind::ReasoningContent);
+    });
+    if has_details && has_text {
+        said.forget(|_, _, kind| kind == Kind::Detail);
     }
 }
 
@@ -197,10 +210,11 @@ impl Lenient for Delta<'_> {
             "images" => self.0.read(map, Kind::Image),
             // It repeats `reasoning`, unless that is encrypted: a token, but no text to count.
             "reasoning_details" => {
-                let mut details = Produced::default();
-                read(map, &mut details)?;
+                let mut details = Produced::noting(std::mem::take(&mut self.0.said));
+                let done = details.read(map, Kind::Detail);
                 self.0.is_any |= details.is_any;
-                Ok(())
+                self.0.said = details.said;
+                done
             }
             _ => skip(map),
         }

@@ -3,7 +3,7 @@
 use super::fault::ErrorValue;
 use super::outline::Outline;
 use super::vectors::Vectors;
-use super::{Notes, Reading, anthropic, error_in_body, openai, responses};
+use super::{Notes, Reading, Transcript, anthropic, error_in_body, openai, responses};
 use crate::protocol::Dialect;
 use crate::protocol::lenient::{Lenient, Word, read_beginning, read_document};
 use crate::protocol::mend;
@@ -159,7 +159,12 @@ impl PlainTap {
             }
             let form = if is_whole { Form::Whole } else { form(&body) };
             let produced_tokens = notes.produced_tokens.tokens();
-            return Finished { reading: notes.take_reading(), produced_tokens, form };
+            let mut reading = notes.take_reading();
+            // Its caller has had all that came of it, and the text that breaks off was not read.
+            if form == Form::Cut && self.tail_bytes > 0 {
+                reading.output = keeps.map(|limit| self.cut_short(&body, limit));
+            }
+            return Finished { reading, produced_tokens, form };
         }
         let mut output = notes.reading.output.take();
         notes.keep(None);
@@ -167,22 +172,34 @@ impl PlainTap {
         let tail = self.joined_tail(Vec::new());
         let end = tail.get(tail.len().saturating_sub(KEPT_BYTES)..).unwrap_or_default();
         read_end(&mut notes, self.dialect, end);
-        if let Some(output) = &mut output
-            && self.dialect != Dialect::Embeddings
-            && head.trim_ascii_start().starts_with(b"{")
-        {
-            let (whole_head, whole_tail) = (without_half_end(&head), without_half_start(&tail));
+        if let Some(output) = &mut output {
+            self.as_it_came(output, (&head, &tail));
+        }
+        notes.reading.output = output;
+        let bytes = head.len() + self.tail_bytes + self.missing;
+        let produced_tokens = bytes as u64 / BYTES_A_TOKEN;
+        Finished { reading: notes.take_reading(), produced_tokens, form: self.outline.form() }
+    }
+
+    /// What is kept of a reply that breaks off.
+    fn cut_short(&self, body: &[u8], limit: usize) -> Box<Transcript> {
+        let mut output = Box::new(Transcript::new(limit));
+        let (_, end) = body.split_at(body.len() / 2);
+        let half = without_half_start(end).len();
+        self.as_it_came(&mut output, body.split_at(body.len() - half));
+        output
+    }
+
+    /// Keeps both ends of a reply, of embeddings what was counted.
+    fn as_it_came(&self, output: &mut Transcript, (head, tail): (&[u8], &[u8])) {
+        if let Some(vectors) = &self.vectors {
+            output.vectors = Some(vectors.counted()).filter(|(count, _)| *count > 0);
+        } else if head.trim_ascii_start().starts_with(b"{") {
+            let (whole_head, whole_tail) = (without_half_end(head), without_half_start(tail));
             let cut = head.len() - whole_head.len() + tail.len() - whole_tail.len();
             let text = String::from_utf8_lossy;
             output.take_raw(&text(whole_head), &text(whole_tail), self.missing + cut);
         }
-        notes.reading.output = output;
-        if let Some((count, length)) = self.vectors.map(|vectors| vectors.counted()) {
-            notes.vectors(count, length);
-        }
-        let bytes = head.len() + self.tail_bytes + self.missing;
-        let produced_tokens = bytes as u64 / BYTES_A_TOKEN;
-        Finished { reading: notes.take_reading(), produced_tokens, form: self.outline.form() }
     }
 
     fn joined_tail(&self, mut start: Vec<u8>) -> Vec<u8> {

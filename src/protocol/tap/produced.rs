@@ -76,6 +76,7 @@ impl Lenient for Produced {
                 read(map, self)
             }
             "input" if self.kind == Kind::Arguments => read(map, self),
+            "summary" if self.kind == Kind::Detail => read(map, self),
             "name" => self.read(map, Kind::CallName),
             "thinking" => self.read(map, Kind::Reasoning),
             "transcript" => self.read(map, Kind::Spoken),

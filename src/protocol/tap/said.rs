@@ -1,6 +1,7 @@
 //! What one event says, noted while it is read: which text belongs to which answer and tool call.
 
 use crate::protocol::lenient::Lenient;
+use crate::protocol::mend::JOINS;
 
 /// What a text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,6 +13,8 @@ pub(super) enum Kind {
     Reasoning,
     /// Reasoning under its other name.
     ReasoningContent,
+    /// Reasoning told in detail, where it has neither of these names.
+    Detail,
     /// A refusal.
     Refusal,
     /// The transcript of spoken output.
@@ -35,6 +38,8 @@ pub(super) enum Kind {
     Id,
     /// What a tool of the upstream's own is asked.
     Asked,
+    /// Arguments that stand only until others come.
+    Given,
     /// Why the answer ended.
     Finish,
     /// A delta whose event says only later what it is.
@@ -74,7 +79,10 @@ struct Part {
 impl Part {
     /// Whether what another part says goes on with the text of this one.
     fn goes_on(&self, other: &Self) -> bool {
-        let is_text = matches!(self.kind, Kind::Content | Kind::Reasoning | Kind::ReasoningContent);
+        let is_text = matches!(
+            self.kind,
+            Kind::Content | Kind::Reasoning | Kind::ReasoningContent | Kind::Detail
+        );
         is_text && (self.choice, self.call, self.kind) == (other.choice, other.call, other.kind)
     }
 }
@@ -135,6 +143,7 @@ impl Said {
         // One more piece of the text before, as nearly always.
         if let Some([before, only]) = self.parts.get_mut(self.event_from.saturating_sub(1)..)
             && before.goes_on(only)
+            && !self.text.get(before.end..).is_some_and(|text| text.starts_with(JOINS))
         {
             before.end = only.end;
             self.parts.pop();

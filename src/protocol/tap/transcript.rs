@@ -4,6 +4,7 @@
 use super::media::Media;
 use super::said::{Kind, Said};
 use crate::protocol::lenient::MAX_WORD_CHARS;
+use crate::protocol::mend::JOINS;
 use std::collections::BTreeSet;
 
 /// Most answers, and calls of tools in one, that are kept apart; what goes beyond is counted.
@@ -38,6 +39,8 @@ pub struct ToolCall {
     pub name: String,
     /// Its arguments, JSON as the model wrote it, or plain text.
     pub arguments: Kept,
+    /// Whether these stand only until others come.
+    is_given: bool,
     /// What kind of tool it is: empty for a function, `custom` for one that takes plain text, else one
     /// of the upstream's own, such as `web_search_call`.
     pub kind: String,
@@ -53,6 +56,8 @@ pub struct Choice {
     pub reasoning: Kept,
     /// The same under its other name, `reasoning_content`: some servers send both.
     reasoning_content: Kept,
+    /// Its details, where these alone came.
+    details: Kept,
     /// Why the model would not answer.
     pub refusal: Kept,
     /// What spoken output says.
@@ -93,6 +98,11 @@ pub struct Transcript {
 impl Kept {
     /// Adds text; of more than `limit` bytes, or than there is room for, both ends stay.
     fn push(&mut self, text: &str, limit: usize, room: &mut usize) {
+        let joined = text.strip_prefix(JOINS);
+        if joined.is_some() {
+            self.drop_unknown();
+        }
+        let text = joined.unwrap_or(text);
         self.total += text.len();
         let mut rest = text;
         if self.tail.is_empty() {
@@ -114,6 +124,15 @@ impl Kept {
             // Cut to half of it, so that many small texts cost no more than one long.
             let surplus = self.tail.len() - self.granted / 2;
             self.tail.drain(..self.tail.ceil_char_boundary(surplus));
+        }
+    }
+
+    /// The character that stands for half of one goes, since the other half came.
+    fn drop_unknown(&mut self) {
+        let end = if self.tail.is_empty() { &mut self.head } else { &mut self.tail };
+        if end.ends_with(char::REPLACEMENT_CHARACTER) {
+            end.pop();
+            self.total -= char::REPLACEMENT_CHARACTER.len_utf8();
         }
     }
 
@@ -143,6 +162,20 @@ impl Kept {
 }
 
 impl ToolCall {
+    /// The place of its arguments.
+    fn told(&mut self) -> &mut Kept {
+        if std::mem::take(&mut self.is_given) {
+            self.arguments = Kept::default();
+        }
+        &mut self.arguments
+    }
+
+    /// The same for those that stand until others come.
+    fn given(&mut self) -> Option<&mut Kept> {
+        self.is_given |= self.arguments.is_empty();
+        self.is_given.then_some(&mut self.arguments)
+    }
+
     fn set(&mut self, kind: Kind, text: &str) {
         if kind == Kind::CallType {
             self.kind = word(text);
@@ -160,7 +193,8 @@ impl Choice {
     /// Reasoning under the name that was used.
     #[must_use]
     pub fn thoughts(&self) -> &Kept {
-        if self.reasoning.is_empty() { &self.reasoning_content } else { &self.reasoning }
+        let names = [&self.reasoning, &self.reasoning_content];
+        names.into_iter().find(|kept| !kept.is_empty()).unwrap_or(&self.details)
     }
 
     /// The place of a text, of which pieces may have come and may come.
@@ -169,13 +203,15 @@ impl Choice {
             Kind::Content | Kind::Delta | Kind::Whole => Some(&mut self.content),
             Kind::Reasoning => Some(&mut self.reasoning),
             Kind::ReasoningContent => Some(&mut self.reasoning_content),
+            Kind::Detail => Some(&mut self.details),
             Kind::Refusal => Some(&mut self.refusal),
             Kind::Spoken => Some(&mut self.spoken),
             Kind::Image if self.images.len() < MAX_IMAGES => {
                 self.images.push(Kept::default());
                 self.images.last_mut()
             }
-            Kind::Arguments | Kind::Asked => self.call(call, None).map(|call| &mut call.arguments),
+            Kind::Arguments | Kind::Asked => self.call(call, None).map(ToolCall::told),
+            Kind::Given => self.call(call, None).and_then(ToolCall::given),
             Kind::Image
             | Kind::Drawn
             | Kind::Sound
@@ -218,6 +254,8 @@ impl Choice {
             | Kind::Drawn
             | Kind::Arguments
             | Kind::Asked
+            | Kind::Given
+            | Kind::Detail
             | Kind::Id
             | Kind::Delta
             | Kind::Whole

@@ -290,6 +290,78 @@ fn an_event_of_megabytes_is_read_like_any_other() {
     assert_eq!(whole(&reading.output.unwrap().choices()[0].content), "here");
 }
 
+#[test]
+fn a_plain_reply_that_breaks_off_is_shown_as_it_came() {
+    let text = "é".repeat(60_000);
+    let body = format!(r#"{{"choices":[{{"message":{{"content":"a{text}"#);
+    for limit in [1 << 20, 100_000] {
+        let raw = plain(Dialect::Chat, &body, limit).raw.unwrap();
+        assert_eq!(raw.head().len() + raw.missing() + raw.tail().len(), body.len());
+        assert_eq!(raw.missing() == 0, limit > body.len());
+        assert!(body.starts_with(raw.head()) && body.ends_with(raw.tail()));
+    }
+    // Of a short one nobody has had anything.
+    assert_eq!(plain(Dialect::Chat, r#"{"choices":[{"message":{"content":"a"#, LIMIT).raw, None);
+    let embeddings = format!(r#"{{"data":[{{"embedding":[{}"#, "0,".repeat(40_000));
+    let cut = plain(Dialect::Embeddings, &embeddings, LIMIT);
+    assert_eq!((cut.vectors, cut.raw), (Some((1, 40_001)), None));
+}
+
+#[test]
+fn what_the_start_of_a_block_holds_is_said() {
+    let start = |index: u64, block: &str| {
+        format!(
+            "data: {{\"type\":\"content_block_start\",\"index\":{index},\"content_block\":{block}}}\n\n"
+        )
+    };
+    let delta = |index: u64, delta: &str| {
+        format!(
+            "data: {{\"type\":\"content_block_delta\",\"index\":{index},\"delta\":{delta}}}\n\n"
+        )
+    };
+    let stream = [
+        start(0, r#"{"type":"thinking","thinking":"H"}"#),
+        delta(0, r#"{"thinking":"m"}"#),
+        start(1, r#"{"type":"text","text":"pre"}"#),
+        delta(1, r#"{"text":"fix"}"#),
+        start(2, r#"{"type":"tool_use","id":"t1","name":"f","input":{"a":1}}"#),
+        start(3, r#"{"type":"tool_use","id":"t2","name":"g","input":{"b":1}}"#),
+        delta(3, r#"{"partial_json":"{\"b\":"}"#),
+        delta(3, r#"{"partial_json":"1}"}"#),
+        start(4, r#"{"type":"tool_use","id":"t3","name":"h","input":{}}"#),
+    ]
+    .concat();
+    let said = streamed(Dialect::Messages, stream.as_bytes(), 9, LIMIT);
+    assert_eq!(lines(&said), [r#"Hm|prefix||t1=f({"a":1}),t2=g({"b":1}),t3=h()|-"#]);
+}
+
+#[test]
+fn details_are_the_reasoning_where_it_has_no_other_name() {
+    let delta = |delta: &str| format!("data: {{\"choices\":[{{\"delta\":{delta}}}]}}\n\n");
+    let details = r#""reasoning_details":[{"type":"reasoning.text","text":"H"},{"summary":"m"},{"data":"AAAA"}]"#;
+    let both = delta(&format!("{{{details},\"reasoning\":\"Hm\"}}"));
+    for (stream, said) in
+        [(delta(&format!("{{{details}}}")).repeat(2), "HmHm||||-"), (both.repeat(2), "HmHm||||-")]
+    {
+        let said_so = streamed(Dialect::Chat, stream.as_bytes(), 9, LIMIT);
+        assert_eq!(lines(&said_so), [said]);
+        assert_eq!(said_so.bytes(), streamed(Dialect::Chat, stream.as_bytes(), 70, LIMIT).bytes());
+    }
+    let reply = format!("{{\"choices\":[{{\"message\":{{\"content\":\"x\",{details}}}}}]}}");
+    assert_eq!(lines(&plain(Dialect::Chat, &reply, LIMIT)), ["Hm|x|||-"]);
+}
+
+#[test]
+fn a_character_in_two_events_is_one() {
+    let delta = |text: &str| {
+        format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
+    };
+    let stream =
+        [r"a\ud83c", r"\udf0ab\ud83c", r"\udf0a", r"c\ud83c", "d", r"\udf0a"].map(delta).concat();
+    let said = streamed(Dialect::Chat, stream.as_bytes(), 9, LIMIT);
+    assert_eq!(lines(&said), ["|a🌊b🌊c\u{fffd}d\u{fffd}|||-"]);
+}
+
 proptest! {
     #[test]
     fn any_mutation_in_any_cut_says_the_same(

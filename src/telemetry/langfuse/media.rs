@@ -29,7 +29,8 @@ const MAX_TYPE: usize = 136;
 const MARK: &str = "64,";
 static FIND_MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(MARK));
 const SCHEME: &str = "data:";
-const UNKNOWN: &str = "application/octet-stream";
+/// The type of what begins like nothing known.
+pub(super) const UNKNOWN: &str = "application/octet-stream";
 /// A multiple of four characters, decoded at once.
 const DECODED_AT_ONCE: usize = 64 << 10;
 

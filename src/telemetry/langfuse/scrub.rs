@@ -192,6 +192,8 @@ impl<'de> Visitor<'de> for Scrub<'_, '_> {
         let mut is_first = true;
         // What the object has said so far of the type of its media, and of the form they are in.
         let (mut kind, mut form): (Option<String>, Option<String>) = (None, None);
+        // Where media stand of which it had not said it yet.
+        let mut untyped = None;
         while let Some(name) = members.next_key_seed(Name)? {
             if !std::mem::replace(&mut is_first, false) {
                 out.push(b',');
@@ -201,12 +203,19 @@ impl<'de> Visitor<'de> for Scrub<'_, '_> {
             let inner = inner(place, &name, (kind.as_deref(), form.as_deref()));
             let start = out.len();
             members.next_value_seed(Scrub { out, place: inner })?;
+            if matches!(inner, Place::Media(_, None) | Place::Unsaid) {
+                untyped = Some(start);
+            }
             let said = match (place, &*name) {
                 (Place::Holder(_), "format" | "media_type" | "mime_type") => &mut kind,
                 (Place::Holder(_), "type") => &mut form,
                 _ => continue,
             };
             *said = out.get(start..).and_then(|json| serde_json::from_slice(json).ok());
+            if let (Place::Holder(family), Some(kind), Some(at)) = (place, &kind, untyped) {
+                untyped = None;
+                name_type(out, at, &typed(kind, family));
+            }
         }
         out.push(b'}');
         Ok(())
@@ -249,11 +258,22 @@ fn is_address(text: &str) -> bool {
 }
 
 fn bare(base64: &str, family: &str, kind: Option<&str>) -> String {
-    match kind {
-        Some(format) if !format.contains('/') && !family.is_empty() => {
-            media::placeholder(base64, Some(&format!("{family}/{format}")))
-        }
-        other => media::placeholder(base64, other),
+    media::placeholder(base64, kind.map(|kind| typed(kind, family)).as_deref())
+}
+
+/// A type, or a format as the type that it is in its family.
+fn typed<'k>(kind: &'k str, family: &str) -> Cow<'k, str> {
+    let is_format = !kind.contains('/') && !kind.is_empty() && !family.is_empty();
+    if is_format { format!("{family}/{kind}").into() } else { kind.into() }
+}
+
+/// Says in the placeholder that was written at a place what type it is of, unless its beginning told.
+fn name_type(out: &mut Vec<u8>, at: usize, kind: &str) {
+    let unknown = format!("\"[{}", media::UNKNOWN).into_bytes();
+    if kind.contains('/') && out.get(at..).is_some_and(|json| json.starts_with(&unknown)) {
+        let mut json = b"\"[".to_vec();
+        quote_inside(&mut json, kind);
+        out.splice(at..at + unknown.len(), json);
     }
 }
 
@@ -284,7 +304,8 @@ mod tests {
                 "image/png",
             ),
             (r#"{"type":"input_image","image_url":"data:image\/webp;base64,AA\/A"}"#, "image/webp"),
-            (r#"{"input_audio":{"data":"AAAA","format":"wav"}}"#, "application/octet-stream"),
+            (r#"{"input_audio":{"data":"AAAA","format":"wav"}}"#, "audio/wav"),
+            (r#"{"source":{"data":"AAAA","type":"base64","media_type":"image/x"}}"#, "image/x"),
             (r#"{"input_audio":{"format":"wav","data":"AAAA"}}"#, "audio/wav"),
             (r#"{"source":{"type":"base64","media_type":"image/gif","data":"AAAA"}}"#, "image/gif"),
             (r#"{"source":{"data":"R0lGODlh","media_type":"image/gif"}}"#, "image/gif"),
