@@ -97,7 +97,11 @@ pub fn usage(arguments: &UsageArguments, file: Option<PathBuf>) -> u8 {
     };
     let since = since.unwrap_or_else(|| first_of_month(SystemTime::now()));
     if until.is_some_and(|until| until < since) {
-        complain("--until is before --since: there is no day between them");
+        complain(if arguments.since.is_some() {
+            "--until is before --since: there is no day between them"
+        } else {
+            "--until is before the first of this month: give --since, too"
+        });
         return USAGE;
     }
     let by = arguments.by;
@@ -184,7 +188,7 @@ fn quoted(field: &str) -> String {
 /// Whether it is shown as it is: not what controls a terminal, or turns the direction of what follows.
 fn is_shown(c: char) -> bool {
     !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        && !matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 fn table(lines: &[Line], name: &str) -> String {

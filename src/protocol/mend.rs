@@ -29,7 +29,7 @@ fn mended(json: &[u8], mut half: Option<&mut Option<[u8; 6]>>) -> Option<Vec<u8>
     } else {
         String::from_utf8_lossy(json).into_owned().into_bytes()
     };
-    let before = half.as_deref_mut().and_then(Option::take);
+    let mut before = half.as_deref_mut().and_then(Option::take);
     let mut is_mended = !is_text;
     let mut at = 0;
     while let Some(found) = memchr(b'\\', mended.get(at..).unwrap_or_default()) {
@@ -42,6 +42,8 @@ fn mended(json: &[u8], mut half: Option<&mut Option<[u8; 6]>>) -> Option<Vec<u8>
         };
         let end = at + escape.len();
         let is_pair = matches!(self::unit(mended.get(end..)), Some(0xdc00..0xe000));
+        let joins = matches!(unit, 0xdc00..0xe000) && ends_with_quote(mended.get(..at));
+        let before = if joins { before.take() } else { None };
         let instead: &[u8] = match (unit, half.as_deref_mut(), &before) {
             (0xd800..0xdc00, _, _) if is_pair => {
                 at = end + escape.len();
@@ -51,9 +53,7 @@ fn mended(json: &[u8], mut half: Option<&mut Option<[u8; 6]>>) -> Option<Vec<u8>
                 *half = Some(escape);
                 UNKNOWN
             }
-            (0xdc00..0xe000, _, Some(before)) if ends_with_quote(mended.get(..at)) => {
-                &[b"\\uffff", before.as_slice(), &escape].concat()
-            }
+            (_, _, Some(before)) => &[b"\\uffff", before.as_slice(), &escape].concat(),
             (0xd800..0xe000, _, _) => UNKNOWN,
             _ => {
                 at += 2;

@@ -147,6 +147,12 @@ impl Framer {
         self.bytes
     }
 
+    /// Its name, as far as that has come.
+    #[must_use]
+    pub fn pending_name(&self) -> &[u8] {
+        &self.name
+    }
+
     /// Cuts a byte order mark off the start of the stream.
     fn after_mark<'c>(&mut self, chunk: &'c [u8]) -> &'c [u8] {
         let mut rest = chunk;

@@ -168,7 +168,8 @@ fn used(ctx: &Ctx, reading: &Reading) -> Used {
     let produced = if is_embedding(ctx) { 0 } else { outcome.produced_tokens };
     // Some begin with a first count, which has no output yet, and some count nothing at all.
     let says_output = reading.usage.is_some_and(|usage| usage.output_total > 0);
-    let is_over = reading.finish.is_some() || reading.is_done;
+    let has_broken = reading.fault.is_some();
+    let is_over = reading.finish.is_some() && !has_broken || reading.is_done;
     let is_whole = is_over && (says_output || produced == 0);
     let produced = (is_counted || is_embedding(ctx)).then_some(produced);
     Used {

@@ -3,7 +3,7 @@
 use super::caller::Caller;
 use super::context::Call;
 use crate::protocol::length::{self, SoFar};
-use crate::protocol::tap::StreamTap;
+use crate::protocol::tap::{Reading, StreamTap};
 use bytes::Bytes;
 use std::time::SystemTime;
 
@@ -61,9 +61,10 @@ impl Reserved {
     fn is_used_up(self, tap: &StreamTap) -> bool {
         let may_tell = self.choices <= StreamTap::MOST_CHOICES;
         let is_over = tap.is_ended() || tap.fault().is_some() || tap.is_complete() && may_tell;
-        let counted = tap.reading().usage.map_or(0, |usage| usage.output_total);
+        let Reading { usage, finish, .. } = tap.reading();
+        // Whoever keeps to the maximum may count up to it before it says why it ends.
+        let counted = usage.filter(|_| finish.is_none()).map_or(0, |usage| usage.output_total);
         let is_reached = self.tokens.is_some_and(|tokens| tap.produced_tokens() >= tokens)
-            // Whoever keeps to the maximum may count up to it before it says why it ends.
             || self.said.is_some_and(|most| counted > most);
         is_reached && !is_over
     }
@@ -145,6 +146,10 @@ mod tests {
             let mut pieces = vec![Bytes::from(counting(tokens))];
             assert_eq!(reserved.read(&mut tap, &mut pieces, 0), is_cut, "{tokens}");
         }
+        // One that has said why it ends has no more to say.
+        let mut tap = StreamTap::new(Dialect::Messages).of(1);
+        let end = "data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":900}}\n\n";
+        assert!(!reserved.read(&mut tap, &mut vec![Bytes::from(end)], 0));
     }
 
     #[test]

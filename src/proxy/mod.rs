@@ -14,6 +14,7 @@ mod cut;
 pub mod edge;
 mod finish;
 mod forward;
+mod half;
 mod head;
 mod headers;
 mod judge;

@@ -7,6 +7,7 @@ use super::clock::{Clock, Expired};
 use super::context::{Call, Ctx};
 use super::cut::{self, Reserved};
 use super::forward::{Connection, Stopped};
+use super::half::split_half_event;
 use super::headers::reply_header;
 use super::judge::Failure;
 use super::respond;
@@ -26,7 +27,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// A stream is held to its first token or this far (DESIGN section 5).
-const HOLD_STREAM: usize = 256 << 10;
+pub(super) const HOLD_STREAM: usize = 256 << 10;
 /// Pieces of a burst are sent in one write up to this size.
 const BURST: usize = 64 << 10;
 /// How long a stream that has said its last word may keep its connection open.
@@ -126,7 +127,8 @@ pub(super) async fn stream(
         Err(stopped) => Err(stopped),
     };
     drop(tapping);
-    if matches!(relayed, Ok(Relayed::Whole(_))) && ctx.outcome.first_token.is_none() {
+    let is_good = matches!(relayed, Ok(Relayed::Whole(_) | Relayed::Cut));
+    if is_good && ctx.outcome.first_token.is_none() {
         ctx.proved_good(upstream);
     }
     if matches!(relayed, Ok(Relayed::Cut)) {
@@ -176,7 +178,8 @@ async fn follow(
             clock.data_came(now, has_said_all(tap).then_some(AFTER_THE_END));
         }
         if !released {
-            let is_due = tap.first_token() || tap.is_complete() || held >= HOLD_STREAM;
+            let is_cut = matches!(end, Some(End::Reserved));
+            let is_due = tap.first_token() || tap.is_complete() || held >= HOLD_STREAM || is_cut;
             if let Some(failure) = failed_early(tap, is_due, end.as_ref()) {
                 return Err(failure.into());
             }
@@ -251,31 +254,6 @@ fn without_done(pieces: Vec<Bytes>) -> Vec<Bytes> {
 
 fn joined(mut pieces: Vec<Bytes>) -> Bytes {
     if pieces.len() > 1 { pieces.concat().into() } else { pieces.pop().unwrap_or_default() }
-}
-
-/// Takes an event that is not whole yet off the end of what is to be sent. No client can use half an
-/// event, and one that an upstream cut off would garble the error event that has to follow it. One
-/// that grows past [`HOLD_STREAM`] is let through as it comes.
-fn split_half_event(pieces: &mut Vec<Bytes>, tap: &StreamTap) -> Vec<Bytes> {
-    let mut left = tap.unfinished();
-    let unsent: usize = pieces.iter().map(Bytes::len).sum();
-    if left == 0 || left > unsent.min(HOLD_STREAM) {
-        return Vec::new();
-    }
-    let mut half = Vec::new();
-    while let Some(mut piece) = pieces.pop() {
-        let cut = piece.len().saturating_sub(left);
-        left -= piece.len() - cut;
-        half.push(piece.split_off(cut));
-        if left == 0 {
-            if cut > 0 {
-                pieces.push(piece);
-            }
-            break;
-        }
-    }
-    half.reverse();
-    half
 }
 
 /// The failure of a stream that nothing has been sent of yet.
@@ -395,40 +373,4 @@ pub(super) fn reason(failure: &Failure) -> Broken {
 /// What a caller is told of a reply that broke off.
 pub(super) fn kind(failure: &Failure) -> Kind {
     if failure.outcome == Outcome::Timeout { Kind::UpstreamTimeout } else { Kind::UpstreamError }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::Dialect;
-
-    #[test]
-    fn half_an_event_is_kept_back_wherever_the_pieces_are_cut() {
-        let stream = b"data: {\"a\":1}\n\n: c\n\ndata: {\"b\"";
-        for size in 1..stream.len() {
-            let mut tap = StreamTap::new(Dialect::Chat);
-            let mut pieces: Vec<Bytes> = stream.chunks(size).map(Bytes::copy_from_slice).collect();
-            for piece in &pieces {
-                tap.push(piece);
-            }
-            let half = split_half_event(&mut pieces, &tap);
-            assert_eq!(half.concat(), b"data: {\"b\"", "in pieces of {size}");
-            assert_eq!(pieces.concat(), b"data: {\"a\":1}\n\n: c\n\n", "in pieces of {size}");
-            assert!(pieces.iter().all(|piece| !piece.is_empty()));
-        }
-    }
-
-    #[test]
-    fn a_half_event_that_grows_too_long_is_let_through() {
-        let mut tap = StreamTap::new(Dialect::Chat);
-        let mut pieces = vec![Bytes::from(format!("data: {}", "x".repeat(HOLD_STREAM)))];
-        for piece in &pieces {
-            tap.push(piece);
-        }
-        assert!(split_half_event(&mut pieces, &tap).is_empty());
-        tap.push(b"y");
-        let mut more = vec![Bytes::from_static(b"y")];
-        assert!(split_half_event(&mut more, &tap).is_empty());
-        assert_eq!((pieces.len(), more.len()), (1, 1));
-    }
 }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, GenBackgroundService, background_service};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -105,12 +106,17 @@ fn listen(kind: SignalKind) -> Option<Signal> {
 pub(super) struct DrainOnSignal {
     current: Arc<Current>,
     delivery: Arc<Delivery>,
+    is_hurried: Arc<AtomicBool>,
 }
 
 impl DrainOnSignal {
-    /// A watch over this process.
-    pub(super) const fn new(current: Arc<Current>, delivery: Arc<Delivery>) -> Self {
-        Self { current, delivery }
+    /// A watch over this process; `is_hurried` tells afterwards whether there was a second signal.
+    pub(super) const fn new(
+        current: Arc<Current>,
+        delivery: Arc<Delivery>,
+        is_hurried: Arc<AtomicBool>,
+    ) -> Self {
+        Self { current, delivery, is_hurried }
     }
 
     async fn drained(&self) {
@@ -151,6 +157,7 @@ impl ShutdownSignalWatch for DrainOnSignal {
             } => {}
             () = signalled() => {
                 tracing::warn!("second signal, ending at once");
+                self.is_hurried.store(true, Ordering::Release);
                 self.delivery.stop_sending(Duration::ZERO).await;
             }
         }

@@ -37,11 +37,13 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long the last log lines, and the last traces, may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// How long calls that were cut may take to say what became of them, and how often that is looked at.
+/// How long calls that were cut may take to say what became of them, unless a second signal hurries, and how
+/// often that is looked at.
 const LAST_CALLS: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -141,20 +143,28 @@ fn serve(loaded: Loaded, source: Source, provider: Option<(Bound, Secret)>) -> u
     server.add_service(Traces::service(Arc::clone(&shared.delivery)));
     server.add_service(Counting::service(Arc::clone(&shared.limits)));
     announce(&addresses, admin_address, banner.as_deref());
-    let drain = DrainOnSignal::new(current, Arc::clone(&shared.delivery));
+    let is_hurried = Arc::new(AtomicBool::new(false));
+    let delivery = Arc::clone(&shared.delivery);
+    let drain = DrainOnSignal::new(current, delivery, Arc::clone(&is_hurried));
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
-    wait_for_cut_calls(&shared.current);
+    let is_hurried = is_hurried.load(Ordering::Acquire);
+    end(&shared, if is_hurried { LAST_LINES } else { LAST_CALLS });
+    OK
+}
+
+/// What is still to be written down is, once Pingora has ended.
+fn end(shared: &Shared, patience: Duration) {
+    wait_for_cut_calls(&shared.current, patience);
     shared.delivery.close(LAST_LINES);
     shared.limits.close();
     shared.access_log.flush(LAST_LINES);
-    OK
 }
 
 /// Pingora lets go of its threads without waiting for them, while they still drop the tasks of the calls
 /// that a drain cuts; each hands its record over as it is dropped, and large bodies are looked through first.
 #[expect(clippy::disallowed_methods, reason = "the main thread: no worker is left to be blocked")]
-fn wait_for_cut_calls(current: &Current) {
-    let deadline = Instant::now() + LAST_CALLS;
+fn wait_for_cut_calls(current: &Current, patience: Duration) {
+    let deadline = Instant::now() + patience;
     while current.open() > 0 && Instant::now() < deadline {
         std::thread::sleep(LOOK);
     }

@@ -445,6 +445,13 @@ async fn what_goes_on_behind_its_reply_costs_what_was_reserved() {
 
 #[tokio::test]
 async fn a_stream_whose_upstream_counts_more_than_was_reserved_is_cut() {
+    for is_seen in [true, false] {
+        is_cut_by_the_count_of_its_upstream(is_seen).await;
+    }
+}
+
+/// `is_seen` says whether there is any text.
+async fn is_cut_by_the_count_of_its_upstream(is_seen: bool) {
     let (origin, gateway) = budgeted("usd: 1, per: total").await;
     let mut reply = Reply::stream();
     for tokens in 1..=400 {
@@ -452,7 +459,7 @@ async fn a_stream_whose_upstream_counts_more_than_was_reserved_is_cut() {
         let choice = json!({ "index": 0, "delta": { "reasoning": "" } });
         let event = json!({ "choices": [choice], "usage": usage });
         reply = reply.piece(format!("data: {event}\n\n"));
-        if tokens == 1 {
+        if tokens == 1 && is_seen {
             reply = reply.piece(delta("A"));
         }
     }

@@ -220,7 +220,7 @@ async fn calls_that_a_drain_cuts_are_traced_with_what_they_had() {
 
 #[tokio::test]
 async fn a_drain_waits_until_the_large_bodies_of_calls_that_it_cuts_are_looked_through() {
-    const CALLS: usize = 10;
+    const CALLS: usize = 8;
     let (origin, collector) = (Origin::start().await, Collector::start().await);
     let config = Config::to(&origin).server("drain: 1s").section(&collector.section(""));
     let gateway = Gateway::start(&config).await;

@@ -208,7 +208,8 @@ impl StreamTap {
 
     /// Takes what has been read so far.
     pub fn take_reading(&mut self) -> Reading {
-        if self.framer.is_skipping() {
+        if self.framer.is_skipping() && self.notes.is_loss(self.dialect, self.framer.pending_name())
+        {
             self.notes.lose(self.framer.pending());
         }
         self.notes.take_reading()
@@ -250,7 +251,7 @@ impl Notes {
 
     /// An event too long to be read: the one that repeats the whole answer says its usage at its end.
     fn skipped(&mut self, dialect: Dialect, event: Event<'_>) {
-        if dialect != Dialect::Responses || responses::is_loss(self, event.name) {
+        if self.is_loss(dialect, event.name) {
             self.lose(event.bytes);
         }
         plain::read_end(self, dialect, event.data);

@@ -1,6 +1,6 @@
 //! How what an event says gets over a note pad into the transcript, where one is kept.
 
-use super::{Notes, Reading, Said, Transcript};
+use super::{Dialect, Notes, Reading, Said, Transcript, responses};
 
 impl Notes {
     /// Of a reply of which so much is kept.
@@ -38,6 +38,11 @@ impl Notes {
             output.take(&self.said);
         }
         self.said.clear();
+    }
+
+    /// Whether an event of this name that is too long to be read had something that no other says.
+    pub(super) fn is_loss(&mut self, dialect: Dialect, name: &[u8]) -> bool {
+        dialect != Dialect::Responses || responses::is_loss(self, name)
     }
 
     /// An event of so many bytes was too long to be read.

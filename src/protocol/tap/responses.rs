@@ -108,6 +108,7 @@ pub(super) fn ended(notes: &mut Notes, name: &[u8]) {
     notes.is_loud |= finish == "error";
     notes.finish(Some(finish.to_owned()), 1);
     notes.progress = Progress::Ended;
+    notes.reading.is_under_way = false;
 }
 
 /// Says what the noted texts of an event of this kind are. What came in deltas counts; of what ends or

@@ -6,6 +6,7 @@ use super::said::{Kind, Said};
 use crate::protocol::lenient::MAX_WORD_CHARS;
 use crate::protocol::mend::JOINS;
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// Most answers, and calls of tools in one, that are kept apart; what goes beyond is counted.
 const MAX_CHOICES: usize = 16;
@@ -70,8 +71,8 @@ pub struct Choice {
     pub sound: Option<Box<Media>>,
     /// Calls of tools, in their order.
     pub calls: Vec<ToolCall>,
-    /// Those beyond the bound, by their places and, where several have one, their ids.
-    cut_calls: BTreeSet<(u64, String)>,
+    /// Those beyond the bound, by hashes of their places and, where several have one, their ids.
+    cut_calls: BTreeSet<u64>,
     /// The place of one of these that has it from another.
     unkept: Option<u64>,
     /// Why it ended, in the upstream's own word.
@@ -286,8 +287,9 @@ impl Choice {
         if found.is_none() || !is_found {
             self.unkept = Some(place).filter(|_| found.is_some());
             if self.cut_calls.len() < MAX_COUNTED {
-                let id = id.filter(|_| found.is_some()).map(word).unwrap_or_default();
-                self.cut_calls.insert((place, id));
+                let mut hasher = DefaultHasher::new();
+                (place, id.filter(|_| found.is_some())).hash(&mut hasher);
+                self.cut_calls.insert(hasher.finish());
             }
         }
         None
@@ -316,7 +318,12 @@ impl Transcript {
     /// Bytes it holds in memory, about.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.limit.saturating_mul(2) - self.room + self.choices.len() * size_of::<Choice>()
+        let beside = |choice: &Choice| {
+            let cut = choice.cut_calls.len() * size_of::<u64>();
+            size_of::<Choice>() + choice.calls.len() * (size_of::<ToolCall>() + MAX_WORD) + cut
+        };
+        let beside: usize = self.choices.iter().map(beside).sum();
+        self.limit.saturating_mul(2) - self.room + beside
     }
 
     /// Takes over what one event said.

@@ -7,7 +7,7 @@ use super::super::CallId;
 use super::record::{Record, Reserved};
 use crate::folder;
 use std::collections::HashMap;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -81,6 +81,15 @@ pub(super) fn read_left(folder: &Path) -> io::Result<Left> {
     Ok(Left { generation, records })
 }
 
+/// Whether what stands at the journal's path is this file, as far as the system says.
+pub(super) fn is_in_place(folder: &Path, file: &File) -> bool {
+    match (std::fs::metadata(path(folder)), file.metadata()) {
+        (Ok(there), Ok(ours)) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
+        (Err(error), _) => error.kind() != io::ErrorKind::NotFound,
+        (Ok(_), Err(_)) => true,
+    }
+}
+
 impl Journal {
     /// Begins a journal that holds these records alone, on the disk itself and beside the one
     /// before, which [`Journal::replace`] puts it in the place of.
@@ -136,15 +145,6 @@ impl Journal {
     /// Another handle of the file, for the keeper to read and sync without our lock.
     pub(super) fn handle(&self) -> io::Result<File> {
         self.file.try_clone()
-    }
-
-    /// Whether what stands at its path is this file.
-    pub(super) fn is_in_place(&self) -> bool {
-        let there = std::fs::metadata(path(&self.folder)).ok();
-        let is_it = |(there, ours): (Metadata, Metadata)| {
-            (there.dev(), there.ino()) == (ours.dev(), ours.ino())
-        };
-        there.zip(self.file.metadata().ok()).is_some_and(is_it)
     }
 
     /// Goes by the name of the journal from now on.

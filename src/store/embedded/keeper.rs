@@ -90,7 +90,8 @@ impl Keeper {
         let applied = Applied { generation, position: journal.end };
         ledger.apply(&unapplied, applied).map_err(|error| failed(&error))?;
         let purses = ledger.purses(now).map_err(|error| failed(&error))?;
-        let can_be_told = journal.is_in_place();
+        let file = journal.handle().map_err(|error| failed(&error))?;
+        let can_be_told = journal::is_in_place(&self.folder, &file);
         self.shared.restore(&purses, journal);
         self.open = Some(Open {
             ledger,
@@ -189,11 +190,13 @@ impl Open {
         // Calls may have ended since.
         desk.write_chunk();
         let is_behind = !desk.waiting.is_empty();
-        let Some(journal) = &mut desk.journal else { return Ok(()) };
+        let Some(journal) = &desk.journal else { return Ok(()) };
         let (end, file) = (journal.end, journal.handle().map_err(|error| text(&error))?);
-        let has_gone = self.can_be_told && !journal.is_in_place();
-        journal.has_gone = has_gone;
         drop(desk);
+        let has_gone = self.can_be_told && !journal::is_in_place(folder, &file);
+        if let Some(journal) = &mut lock(&shared.desk).journal {
+            journal.has_gone = has_gone;
+        }
         if is_behind {
             return Err("the journal cannot be written".to_owned());
         }

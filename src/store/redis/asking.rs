@@ -98,9 +98,7 @@ impl Inner {
         admission: &Admission,
         deadline: Instant,
     ) -> Result<Answer, Trouble> {
-        let birth = self.birth.load();
-        let birth = birth.as_ref().map_or("", |birth| birth.as_str());
-        let known = Known { replicas: self.replicas(), birth };
+        let known = Known { replicas: self.replicas(), birth: live.birth() };
         live.answer(deadline, live.scripts.admit(&live.connection, admission, known)).await
     }
 

@@ -84,8 +84,8 @@ async fn connect(inner: &Arc<Inner>) -> Result<(Arc<Live>, UnboundedReceiver<Pus
     // A Redis that is slower than requests may wait is of no use.
     let roll = beat(inner, &live, WAIT).await?;
     tell_claims(inner, &live).await?;
-    let known = inner.birth.load_full();
-    let is_emptied = known.as_ref().is_some_and(|known| **known != roll.birth);
+    let known = lock(&inner.birth).clone();
+    let is_emptied = known.as_ref().is_some_and(|known| *known != roll.birth);
     let now = inner.when().here;
     for entry in inner.entries() {
         let mut books = lock(&entry.books);
@@ -95,7 +95,8 @@ async fn connect(inner: &Arc<Inner>) -> Result<(Arc<Live>, UnboundedReceiver<Pus
         }
     }
     // What was recounted waits in the books until it is told; once more, and it would count twice.
-    inner.birth.store(Some(Arc::new(roll.birth)));
+    live.set_birth(&roll.birth);
+    *lock(&inner.birth) = Some(roll.birth);
     tell_all(inner, &live, inner.entries(), Tell::News).await?;
     if is_emptied {
         tracing::warn!(
@@ -163,7 +164,7 @@ async fn beat(inner: &Inner, live: &Live, patience: Duration) -> Result<Roll, Tr
 /// A beat, and whatever nobody has asked for: calls that still run, money that lies idle.
 async fn look_around(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Trouble> {
     let roll = beat(inner, live, PATIENCE).await?;
-    if inner.birth.load().as_ref().is_none_or(|known| **known != roll.birth) {
+    if live.birth() != roll.birth {
         return Err(Trouble::Emptied);
     }
     let now = inner.when().here;

@@ -6,7 +6,7 @@ use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, PushInfo, RedisError, ServerErrorKind};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -55,6 +55,8 @@ pub(super) enum Trouble {
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     pub(super) scripts: Scripts,
+    /// What the data go by that this replica has told what it knows; empty before it has begun to.
+    birth: OnceLock<String>,
     gone: watch::Sender<bool>,
 }
 
@@ -157,9 +159,20 @@ impl Live {
             let subscribed = subscriber.subscribe(super::names::WANTED);
             let loaded = Scripts::load(&connection, texts);
             let ((), scripts) = tokio::try_join!(subscribed, loaded)?;
-            Ok::<_, RedisError>(Self { connection, scripts, gone: watch::Sender::new(false) })
+            let gone = watch::Sender::new(false);
+            Ok::<_, RedisError>(Self { connection, scripts, birth: OnceLock::new(), gone })
         });
         Ok(Arc::new(connected.await.map_err(|_| Trouble::TimedOut)??))
+    }
+
+    /// Notes what its data go by, once.
+    pub(super) fn set_birth(&self, birth: &str) {
+        self.birth.get_or_init(|| birth.to_owned());
+    }
+
+    /// What its data go by, as far as that is known.
+    pub(super) fn birth(&self) -> &str {
+        self.birth.get().map_or("", String::as_str)
     }
 
     /// Waits for an answer until the deadline, but no longer than the connection lives.

@@ -65,7 +65,7 @@ struct Inner {
     share: ArcSwapOption<Share>,
     is_leaving: AtomicBool,
     /// What Redis' data go by, once there was a connection.
-    birth: ArcSwapOption<String>,
+    birth: Mutex<Option<String>>,
     link: Link,
     accounts: Mutex<Accounts>,
     dirty: Mutex<Vec<Arc<Entry>>>,
@@ -131,7 +131,7 @@ impl Redis {
             offset_ms: AtomicI64::new(lease::millis(SystemTime::now())),
             share: ArcSwapOption::const_empty(),
             is_leaving: AtomicBool::new(false),
-            birth: ArcSwapOption::const_empty(),
+            birth: Mutex::default(),
             link: Link::new(),
             accounts: Mutex::default(),
             dirty: Mutex::default(),

@@ -2,22 +2,19 @@
 
 use super::*;
 
-/// So many calls of one unit each, settled at once; how many were admitted. A machine that is busy may keep
-/// Redis' answer for longer than a call waits: such a call comes again.
-async fn admitted(replica: &Replica, account: &Account, calls: u64) -> u64 {
-    let mut admitted = 0;
+/// So many calls of one unit each, settled at once; how many were admitted, and how often nobody knew: such a
+/// call comes again, though Redis may have counted it.
+async fn admitted(replica: &Replica, account: &Account, calls: usize) -> (usize, usize) {
+    let (mut admitted, mut unknown) = (0, 0);
     for _ in 0..calls {
-        let verdict = eventually("an answer", || async {
-            let verdict = replica.admit(account, 1, 1).await;
-            (!matches!(verdict, Verdict::Unavailable)).then_some(verdict)
-        })
-        .await;
+        let (verdict, lost) = replica.surely(account, 1, 1).await;
+        unknown += lost;
         if let Verdict::Admitted(grant) = verdict {
             replica.settle(account, &grant.hold, 1, 1);
             admitted += 1;
         }
     }
-    admitted
+    (admitted, unknown)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,11 +63,13 @@ async fn an_emptied_redis_is_no_new_beginning() {
                 .await;
         }
         for (account, before) in accounts.iter().zip(before) {
-            let mut all = before;
+            let (mut all, mut lost) = before;
             for replica in replicas.iter().rev() {
-                all += admitted(replica, account, 100).await;
+                let more = admitted(replica, account, 100).await;
+                (all, lost) = (all + more.0, lost + more.1);
             }
-            assert_eq!(all, 100, "{}, restarted: {is_restarted}", account.key);
+            let what = format!("{all} of {}, restarted: {is_restarted}", account.key);
+            assert!(all <= 100 && all + lost >= 100, "{what}");
         }
     }
 }
@@ -88,14 +87,11 @@ async fn what_redis_loses_under_a_connection_is_granted_to_nobody_again() {
     for account in [budget("money", 100), minute] {
         let before = admitted(&replicas[0], &account, 80).await;
         server.say("FLUSHALL").await.unwrap();
-        // Long before anybody's next beat.
-        let mut after = 0;
-        for _ in 0..100 {
-            after += u64::from(is_admitted(&replicas[1].admit(&account, 1, 1).await));
-        }
-        assert_eq!((before, after), (80, 0), "{}", account.key);
-        // Once everyone has told what it knows there is what was left.
-        assert_eq!(admitted(&replicas[1], &account, 100).await, 20, "{}", account.key);
+        // The first ones long before anybody's next beat.
+        let after = admitted(&replicas[1], &account, 100).await;
+        let (admitted, lost) = (before.0 + after.0, before.1 + after.1);
+        assert!(admitted <= 100, "{admitted}, {}", account.key);
+        assert!(admitted + lost >= 100, "{admitted}, {}", account.key);
     }
 }
 
