@@ -474,6 +474,29 @@ async fn is_cut_by_the_count_of_its_upstream(is_seen: bool) {
 }
 
 #[tokio::test]
+async fn a_first_count_is_not_the_bill_of_a_stream_that_breaks() {
+    let (origin, gateway) = budgeted("usd: 1, per: total").await;
+    let event =
+        |event: Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap());
+    let begin = json!({ "type": "message_start", "message": { "id": "m", "model": "acme/wisp",
+        "usage": { "input_tokens": 10, "output_tokens": 1 } } });
+    let block = json!({ "type": "content_block_start", "index": 0,
+        "content_block": { "type": "text", "text": "" } });
+    let text = json!({ "type": "content_block_delta", "index": 0,
+        "delta": { "type": "text_delta", "text": "high water again ".repeat(200) } });
+    let error =
+        json!({ "type": "error", "error": { "type": "overloaded_error", "message": "no" } });
+    let all = [begin, block, text, error].map(event).concat();
+    origin.next(Reply::sse(all));
+    let call = json!({ "model": "acme/wisp", "max_tokens": 2_000, "stream": true,
+        "messages": [{ "role": "user", "content": "hi" }] });
+    gateway.post("/v1/messages", &call).await;
+    // Six hundred words at 10 $ a million tokens.
+    let used = gateway.used_usd().await;
+    assert!(used > 0.005, "{used}");
+}
+
+#[tokio::test]
 async fn what_an_upstream_ends_by_itself_is_never_cut() {
     let (origin, gateway) = budgeted("usd: 5, per: day").await;
     // Ours counts about 13 tokens; the upstream, which holds to its maximum, ten.

@@ -324,3 +324,39 @@ impl Lenient for Incomplete {
         if name == "reason" { read(map, &mut self.0) } else { skip(map) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::protocol::Dialect;
+    use crate::protocol::tap::{PlainTap, StreamTap};
+    use bytes::Bytes;
+
+    fn is_under_way(events: &[&str]) -> bool {
+        let mut tap = StreamTap::new(Dialect::Responses);
+        for event in events {
+            tap.push(format!("data: {event}\n\n").as_bytes());
+        }
+        tap.reading().is_under_way
+    }
+
+    #[test]
+    fn what_goes_on_behind_the_reply_is_known_until_it_ends() {
+        let response = |kind: &str, status: &str, more: &str| {
+            format!(r#"{{"type":"response.{kind}","response":{{"status":"{status}"{more}}}}}"#)
+        };
+        let queued = response("created", "queued", r#","background":true"#);
+        let done = response("completed", "completed", r#","background":true"#);
+        assert!(is_under_way(&[&queued]));
+        assert!(!is_under_way(&[&queued, &done]));
+        // Every stream begins like that; what is left is stopped.
+        assert!(!is_under_way(&[&response("created", "in_progress", "")]));
+        // The last event may be too long to be read.
+        let long = format!("event: response.completed\ndata: {}\n\n", "x".repeat(1 << 20));
+        let mut tap = StreamTap::new(Dialect::Responses);
+        tap.push(format!("data: {queued}\n\n{long}").as_bytes());
+        assert!(tap.is_ended() && !tap.reading().is_under_way);
+        let mut plain = PlainTap::new(Dialect::Responses);
+        plain.push(&Bytes::from_static(br#"{"id":"r","status":"in_progress","output":[]}"#));
+        assert!(plain.finish().is_under_way);
+    }
+}
