@@ -48,18 +48,43 @@ fn call() -> Value {
     body
 }
 
-/// So many calls at once over all gateways in turn; how many of them had each status.
-async fn rush(gateways: &Arc<Vec<Gateway>>, calls: usize) -> (usize, usize) {
+/// What became of a crowd's calls.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Rush {
+    passed: usize,
+    refused: usize,
+    /// How often nobody knew: a busy machine may keep Redis' answer for longer than a call waits, and Redis may
+    /// have counted it. Such a call comes again.
+    unknown: usize,
+}
+
+/// So many calls at once over all gateways in turn.
+async fn rush(gateways: &Arc<Vec<Gateway>>, calls: usize) -> Rush {
     let mut set = JoinSet::new();
     for number in 0..calls {
         let gateways = Arc::clone(gateways);
-        set.spawn(
-            async move { gateways[number % gateways.len()].post(CHAT, &call()).await.status },
-        );
+        set.spawn(async move {
+            let gateway = &gateways[number % gateways.len()];
+            let mut unknown = 0;
+            loop {
+                match gateway.post(CHAT, &call()).await.status {
+                    503 => unknown += 1,
+                    status => return (status, unknown),
+                }
+                store_becomes(gateway, "up again", |store| store["state"] == "up").await;
+            }
+        });
     }
-    let statuses = set.join_all().await;
-    let with = |status| statuses.iter().filter(|s| **s == status).count();
-    (with(200), with(429))
+    let mut rush = Rush::default();
+    for (status, unknown) in set.join_all().await {
+        rush.unknown += unknown;
+        match status {
+            200 => rush.passed += 1,
+            429 => rush.refused += 1,
+            _ => panic!("status {status}"),
+        }
+    }
+    rush
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few hundred calls")]
@@ -73,8 +98,9 @@ async fn share_a_limit(number: usize) {
     origin.always(Reply::costing(0.001));
     let key = "limits: { requests_per_minute: 23 }";
     let gateways = gateways(number, &config(&origin, &redis.url(), "deny", key)).await;
-    assert_eq!(rush(&gateways, 150).await, (23, 127));
-    assert_eq!(origin.calls().len(), 23);
+    let rush = rush(&gateways, 150).await;
+    assert!(rush.passed <= 23 && rush.passed + rush.unknown >= 23, "{rush:?}");
+    assert_eq!(origin.calls().len(), rush.passed);
     let refused = gateways[0].post(CHAT, &call()).await;
     assert_openai_error(&refused, 429, "rate_limit_exceeded");
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
@@ -119,7 +145,7 @@ async fn two_gateways_share_slots() {
     // Those that were admitted may still be on their way.
     eventually("five are there", || async { (origin.calls().len() >= 5).then_some(()) }).await;
     gate.open();
-    assert_eq!(crowd.await.unwrap(), (5, 55));
+    assert_eq!(crowd.await.unwrap(), Rush { passed: 5, refused: 55, unknown: 0 });
     assert_eq!(origin.calls().len(), 5);
     eventually("the slots come back", || async {
         (gateways[1].post(CHAT, &call()).await.status == 200).then_some(())
@@ -135,14 +161,17 @@ async fn four_gateways_never_overspend_a_budget_and_use_all_of_it() {
     let key = "budget: { usd: 0.05, per: total }";
     let gateways = gateways(4, &config(&origin, &redis.url(), "deny", key)).await;
     let mut passed = 0;
-    let mut last = 1;
-    while last > 0 {
-        last = rush(&gateways, 80).await.0;
-        passed += last;
+    // What one of them keeps for calls to come it gives back in its time.
+    for _ in 0..100 {
+        // Less is left than a call may cost at the worst.
+        if cost_of(passed, 0.0007) > 0.05 - 0.0011 {
+            break;
+        }
+        passed += rush(&gateways, 80).await.passed;
         assert!(cost_of(passed, 0.0007) <= 0.05, "{passed} calls");
     }
-    // Less is left than a call may cost at the worst.
     assert!(cost_of(passed, 0.0007) > 0.05 - 0.0011, "{passed} calls");
+    assert_eq!(rush(&gateways, 80).await.passed, 0);
     assert_eq!(origin.calls().len(), passed);
     for gateway in gateways.iter() {
         gateway.used_becomes(cost_of(passed, 0.0007)).await;
@@ -316,7 +345,7 @@ async fn a_budget_holds_while_redis_is_killed_and_stopped_under_load() {
     let passed = Cell::new(callers.join_all().await.into_iter().sum::<usize>());
     // What the one holds for calls to come reaches the other an instant after it was asked for.
     eventually("the last units are used", || async {
-        passed.set(passed.get() + rush(&gateways, 40).await.0);
+        passed.set(passed.get() + rush(&gateways, 40).await.passed);
         (cost_of(passed.get(), 0.0007) > 0.4 - 0.0011).then_some(())
     })
     .await;
