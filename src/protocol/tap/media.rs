@@ -10,7 +10,8 @@ const MAGIC: usize = 16;
 /// Characters decoded at once.
 const AT_ONCE: usize = 16 << 10;
 
-const ENGINE: GeneralPurpose = GeneralPurpose::new(
+/// Base64 as media come in it: with padding or without.
+pub const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
@@ -46,7 +47,7 @@ impl Media {
     }
 
     fn decode(&mut self, chars: &[u8]) {
-        match ENGINE.decode(chars) {
+        match BASE64.decode(chars) {
             Ok(bytes) => {
                 self.bytes += bytes.len();
                 self.hash.update(&bytes);
@@ -116,7 +117,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_cut_gives_the_same(bytes: Vec<u8>, size in 1_usize..9) {
-            let base64 = ENGINE.encode(&bytes);
+            let base64 = BASE64.encode(&bytes);
             let pieces = base64.as_bytes().chunks(size).map(|piece| str::from_utf8(piece).unwrap());
             let found = media(pieces);
             prop_assert_eq!(&found, &media([base64.as_str()]));

@@ -17,7 +17,7 @@ mod transcript;
 mod vectors;
 
 pub use fault::{MAX_MESSAGE, UpstreamFault, error_in_body};
-pub use media::Media;
+pub use media::{BASE64, Media};
 pub use plain::{Finished, Form, PlainTap};
 pub use reading::Reading;
 pub use transcript::{CUT, Choice, Kept, MAX_WORD, ToolCall, Transcript};

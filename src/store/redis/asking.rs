@@ -43,7 +43,8 @@ impl Inner {
                 Ok(answer) => answer,
                 Err(trouble) => {
                     question.unanswered();
-                    is_doubtful = true;
+                    // What it lost it has not counted either.
+                    is_doubtful = trouble != Trouble::Emptied;
                     if let Err(trouble) = self.unless_spoilt(entry, Err(trouble)) {
                         self.link.give_up(&live, trouble, self.when().here);
                     }
@@ -51,11 +52,6 @@ impl Inner {
                 }
             };
             self.set_clock(answer.redis_ms);
-            if answer.decision == Decision::Emptied {
-                question.unanswered();
-                self.link.give_up(&live, Trouble::Emptied, self.when().here);
-                break;
-            }
             if let Some(reserved) = question.answered(&answer) {
                 return Outcome::Admitted(reserved);
             }
@@ -84,9 +80,6 @@ impl Inner {
     ) -> Result<(), Trouble> {
         let admission = lock(&entry.books).look(account, self.when(), || self.record());
         let answer = self.put(live, &admission, deadline).await?;
-        if answer.decision == Decision::Emptied {
-            return Err(Trouble::Emptied);
-        }
         lock(&entry.books).answered(&admission, &answer, self.when().here);
         Ok(())
     }
@@ -99,7 +92,10 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Answer, Trouble> {
         let known = Known { replicas: self.replicas(), birth: live.birth() };
-        live.answer(deadline, live.scripts.admit(&live.connection, admission, known)).await
+        let asked = live.scripts.admit(&live.connection, admission, known);
+        let answer = live.answer(deadline, asked).await?;
+        let is_emptied = answer.decision == Decision::Emptied;
+        if is_emptied { Err(Trouble::Emptied) } else { Ok(answer) }
     }
 
     /// Decides without Redis, as the operator wants it.

@@ -1,10 +1,8 @@
 //! Which texts are media in base64, and the placeholder that stands for one.
 
-use crate::protocol::tap::Media;
+use crate::protocol::tap::{BASE64, Media};
 use aho_corasick::packed;
 use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use memchr::memmem::{self, Finder};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -33,13 +31,6 @@ const SCHEME: &str = "data:";
 pub(super) const UNKNOWN: &str = "application/octet-stream";
 /// A multiple of four characters, decoded at once.
 const DECODED_AT_ONCE: usize = 64 << 10;
-
-const ENGINE: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
 
 /// The same of a message, where an upstream may quote what it was sent.
 pub(super) fn without_media(text: String) -> String {
@@ -144,7 +135,7 @@ fn digest(base64: &str) -> Option<(usize, Digested)> {
     let mut decoded = Vec::new();
     for chunk in plain.as_bytes().chunks(DECODED_AT_ONCE) {
         decoded.clear();
-        ENGINE.decode_vec(chunk, &mut decoded).ok()?;
+        BASE64.decode_vec(chunk, &mut decoded).ok()?;
         bytes += decoded.len();
         sha.update(&decoded);
     }
@@ -350,7 +341,7 @@ mod tests {
     }
 
     fn encoded(length: usize) -> String {
-        ENGINE.encode(noise(length))
+        BASE64.encode(noise(length))
     }
 
     fn hash(length: usize) -> String {
