@@ -480,6 +480,35 @@ async fn a_trace_that_cannot_be_read_does_not_cost_its_neighbours() {
 }
 
 #[tokio::test]
+async fn traces_that_cannot_be_read_do_not_wait_where_their_neighbours_were_accepted() {
+    let (_origin, port, _config, gateway) = started_without().await;
+    for trace in 1..=4 {
+        call_in(&gateway, trace).await;
+    }
+    told(&gateway, "all in the spool", |status| status["backlog"] == 4).await;
+    // Of one export the first half is accepted, then nothing is any more.
+    let langfuse = Langfuse::at(port);
+    let is_poison = |(trace, _): &(String, String)| [trace_id(3), trace_id(4)].contains(trace);
+    langfuse.refuse(move |body, _| {
+        span_ids(body).iter().any(is_poison).then(|| Reply::json(400, &json!({})))
+    });
+    let status = told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
+    assert_eq!((&status["dropped_by"]["rejected"], &status["sent"]), (&json!(2), &json!(2)));
+}
+
+#[tokio::test]
+async fn a_trace_refused_for_a_moment_is_delivered_though_no_other_follows() {
+    let (_origin, langfuse, gateway) = started().await;
+    langfuse.refuse(|_, _| Some(Reply::json(400, &json!({}))));
+    call_in(&gateway, 1).await;
+    eventually("a refusal", || async { (langfuse.arrived() > 0).then_some(()) }).await;
+    langfuse.refuse(|_, _| None);
+    langfuse.has(1).await;
+    let status = told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
+    assert_eq!((&status["dropped"], &status["sent"]), (&json!(0), &json!(1)));
+}
+
+#[tokio::test]
 async fn a_langfuse_that_takes_nothing_for_a_while_loses_nothing() {
     for status in [400, 413] {
         let (origin, langfuse, gateway) = started().await;

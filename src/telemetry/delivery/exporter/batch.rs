@@ -16,13 +16,15 @@ pub(super) struct Batch {
     pub(super) length: usize,
     /// How often its texts were cut.
     cuts: usize,
+    /// Exports that had been started when these were refused first, if they were.
+    refused: Option<u64>,
 }
 
 impl Batch {
     /// Puts the body together.
     pub(super) fn new(lot: Lot) -> Self {
         let (bytes, length) = gzip(&lot.parts);
-        Self { lot, bytes, length, cuts: 0 }
+        Self { lot, bytes, length, cuts: 0, refused: None }
     }
 
     /// Traces inside.
@@ -40,6 +42,11 @@ impl Batch {
         self.lot.parts.first().map_or(self.lot.from, Part::number)
     }
 
+    /// These are refused, and so many exports have been started; how many it were when they were first.
+    pub(super) fn refused(&mut self, started: u64) -> u64 {
+        *self.refused.get_or_insert(started)
+    }
+
     /// The same as two; as one, or none, where there is nothing to divide. And how many traces are lost by it,
     /// since they are damaged.
     pub(super) fn halves(self) -> (Vec<Self>, u64) {
@@ -47,7 +54,7 @@ impl Batch {
         let singles = self.lot.parts.iter().filter_map(|part| part.singles(&mut packer));
         let mut parts: Vec<Part> = singles.flatten().collect();
         let damaged = all - parts.len() as u64;
-        let Lot { from, to, lost, .. } = self.lot;
+        let (Lot { from, to, lost, .. }, refused) = (self.lot, self.refused);
         let lot = |from, to, parts: Vec<Part>| Lot { from, to, parts, lost };
         let lots = match parts.len() {
             0 => Vec::new(),
@@ -58,7 +65,8 @@ impl Batch {
                 vec![lot(from, middle, parts), lot(middle, to, second)]
             }
         };
-        (lots.into_iter().map(Self::new).collect(), damaged)
+        let half = |lot| Self { refused, ..Self::new(lot) };
+        (lots.into_iter().map(half).collect(), damaged)
     }
 
     /// The same with its long texts cut; shorter each time, and `None` where nothing is left to cut.
@@ -70,7 +78,7 @@ impl Batch {
                 let about = (part.number(), part.head.finished_ms);
                 *part = Part::one(&mut Packer::default(), about, &shorter);
             }
-            Some(Self { cuts: cuts + 1, ..Self::new(lot) })
+            Some(Self { cuts: cuts + 1, refused: self.refused, ..Self::new(lot) })
         })
     }
 }

@@ -19,7 +19,7 @@ use super::spool::read::Cursor;
 use super::state::Reason;
 use super::{Outlet, http};
 use crate::telemetry::langfuse::Destination;
-use aside::Aside;
+use aside::{Aside, Fate};
 use batch::Batch;
 use pace::Pace;
 use std::collections::VecDeque;
@@ -97,7 +97,7 @@ struct Exporter {
     under_way: JoinSet<Ended>,
     /// To be sent before anything new.
     again: VecDeque<Batch>,
-    /// Single traces that were refused; dropped, or tried again, as soon as others are accepted.
+    /// Single traces that were refused, until others are accepted.
     aside: Aside,
     /// Lowered where the destination says that it is too much.
     most_bytes: usize,
@@ -129,7 +129,8 @@ impl Exporter {
             let now = Instant::now();
             self.start(now);
             self.tell();
-            let wake = [self.pace.not_before(), self.gathering].into_iter().flatten();
+            let wake = [self.pace.not_before(), self.gathering, self.aside.again_at()];
+            let wake = wake.into_iter().flatten();
             let wake = wake.filter(|at| *at > now).min();
             tokio::select! {
                 Some(ended) = self.under_way.join_next() => match ended {
@@ -149,6 +150,7 @@ impl Exporter {
 
     /// Starts what may start.
     fn start(&mut self, now: Instant) {
+        self.is_rewinding |= self.aside.again_at().is_some_and(|at| now >= at);
         if self.is_rewinding && !self.rewind() {
             return;
         }
@@ -228,7 +230,11 @@ impl Exporter {
                 match verdict {
                     Verdict::Accepted { rejected } => {
                         self.pace.accepted(number);
-                        self.accepted(&batch, (rejected, is_elsewhere), || reply.said(&to));
+                        self.accepted(&batch, rejected, || reply.said(&to));
+                        if !is_elsewhere {
+                            self.fits();
+                            self.is_rewinding |= self.aside.accepted(number, batch.range());
+                        }
                     }
                     Verdict::Later { after } => {
                         self.pace.later(after, now, &mut rand::rng());
@@ -257,12 +263,7 @@ impl Exporter {
         self.again.push_front(batch);
     }
 
-    fn accepted(
-        &mut self,
-        batch: &Batch,
-        (rejected, is_elsewhere): (u64, bool),
-        said: impl FnOnce() -> String,
-    ) {
+    fn accepted(&mut self, batch: &Batch, rejected: u64, said: impl FnOnce() -> String) {
         let rejected = rejected.min(batch.traces());
         self.outlet.state.add_sent(batch.traces() - rejected);
         if rejected > 0 {
@@ -271,21 +272,18 @@ impl Exporter {
         }
         // Counted first: who sees an empty backlog sees all of them as sent.
         self.settle(batch.range());
-        if is_elsewhere {
-            return;
-        }
+    }
+
+    /// An export was not too large.
+    fn fits(&mut self) {
         self.fitting = self.fitting.saturating_add(1);
         if self.fitting.is_multiple_of(WIDEN_AFTER) {
-            self.most_bytes = self.most_bytes.saturating_mul(2).min(MOST_BYTES);
-        }
-        let (lost, again) = self.aside.judge(batch);
-        self.is_rewinding |= again;
-        for refused in lost {
-            self.give_up(refused.range, refused.reason);
+            self.most_bytes = (self.most_bytes * 2).min(MOST_BYTES);
         }
     }
 
-    fn too_large(&mut self, batch: Batch, now: Instant) {
+    fn too_large(&mut self, mut batch: Batch, now: Instant) {
+        let since = batch.refused(self.pace.started());
         if batch.traces() > 1 {
             self.most_bytes = (batch.length / 2).clamp(LEAST_BYTES, self.most_bytes);
             self.fitting = 0;
@@ -293,22 +291,27 @@ impl Exporter {
         } else if let Some(shorter) = batch.shortened() {
             self.again.push_front(shorter);
         } else {
-            self.put_aside(&batch, Reason::TooLarge, now);
+            self.refused_alone(batch, since, Reason::TooLarge, now);
         }
     }
 
-    /// One bad trace must not cost its neighbours: halve until it stands alone, then set it aside.
-    fn not_understood(&mut self, batch: Batch, now: Instant) {
+    /// One bad trace must not cost its neighbours: halve until it stands alone.
+    fn not_understood(&mut self, mut batch: Batch, now: Instant) {
+        let since = batch.refused(self.pace.started());
         if batch.traces() > 1 {
             self.split(batch);
         } else {
-            self.put_aside(&batch, Reason::Rejected, now);
+            self.refused_alone(batch, since, Reason::Rejected, now);
         }
     }
 
-    fn put_aside(&mut self, batch: &Batch, reason: Reason, now: Instant) {
-        if let Some(oldest) = self.aside.put(batch, reason) {
-            self.give_up(oldest.range, oldest.reason);
+    fn refused_alone(&mut self, batch: Batch, since: u64, reason: Reason, now: Instant) {
+        let range = batch.range();
+        match self.aside.put(batch, since, reason, now) {
+            Fate::Lost => self.give_up(range, reason),
+            Fate::Again(batch) => self.again.push_front(batch),
+            Fate::Waits(Some(oldest)) => self.give_up(oldest.range, oldest.reason),
+            Fate::Waits(None) => {}
         }
         if self.aside.is_suspicious() {
             self.pace.refused(now);
@@ -369,11 +372,8 @@ impl Exporter {
 
     fn failed(&mut self, words: String, details: &str) {
         let now = Instant::now();
-        let is_news = self
-            .told
-            .as_ref()
-            .is_none_or(|(told, at)| *told != words || now.duration_since(*at) > TELL_EVERY);
-        if is_news {
+        let is_old = |(told, at): &(String, Instant)| *told == words && now - *at <= TELL_EVERY;
+        if !self.told.as_ref().is_some_and(is_old) {
             let destination = &self.outlet.name;
             tracing::warn!(%destination, problem = words, details, "traces not accepted");
             self.told = Some((words.clone(), now));

@@ -66,6 +66,11 @@ impl Pace {
         self.started
     }
 
+    /// Exports started so far: the number of the newest.
+    pub(super) const fn started(&self) -> u64 {
+        self.started
+    }
+
     /// When to look again, where something must be waited for.
     pub(super) const fn not_before(&self) -> Option<Instant> {
         self.not_before
