@@ -22,6 +22,13 @@ pub(super) trait Lenient {
     fn member<'de, A: MapAccess<'de>>(&mut self, _: &str, map: &mut A) -> Result<(), A::Error> {
         skip(map)
     }
+    /// An object, member by member.
+    fn object<'de, A: MapAccess<'de>>(&mut self, mut members: A) -> Result<(), A::Error> {
+        while let Some(name) = members.next_key_seed(Name)? {
+            self.member(&name, &mut members)?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads a member's value into its place.
@@ -181,11 +188,8 @@ impl<'de, T: Lenient> Visitor<'de> for Place<'_, T> {
         Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        while let Some(name) = members.next_key_seed(Name)? {
-            self.0.member(&name, &mut members)?;
-        }
-        Ok(())
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<(), A::Error> {
+        self.0.object(members)
     }
 }
 

@@ -3,7 +3,10 @@
 use super::said::{CallIndex, Kind, Note, Said};
 use crate::protocol::lenient::{Lenient, read, skip};
 use crate::protocol::tokens::Tally;
+use serde::Deserialize;
 use serde::de::MapAccess;
+use serde::de::value::MapAccessDeserializer;
+use serde_json::Value;
 
 /// Output found in the values read into it.
 #[derive(Debug, Default)]
@@ -69,7 +72,8 @@ impl Lenient for Produced {
         self.is_any = true;
         match name {
             // Tool calls, parts of a content list, a transcript beside audio.
-            "function" | "arguments" | "text" => read(map, self),
+            "function" | "text" => read(map, self),
+            "arguments" => read(map, &mut Arguments(self)),
             // A tool that takes plain text.
             "custom" if self.kind == Kind::Arguments => {
                 self.said.say(Kind::CallType, name);
@@ -90,6 +94,21 @@ impl Lenient for Produced {
             }
             _ => skip(map),
         }
+    }
+}
+
+/// Arguments of a call: JSON as a text, or an object, as some servers of local models send it.
+struct Arguments<'p>(&'p mut Produced);
+
+impl Lenient for Arguments<'_> {
+    fn text(&mut self, text: &str) {
+        self.0.text(text);
+    }
+
+    fn object<'de, A: MapAccess<'de>>(&mut self, members: A) -> Result<(), A::Error> {
+        let object = Value::deserialize(MapAccessDeserializer::new(members))?;
+        self.0.text(&object.to_string());
+        Ok(())
     }
 }
 

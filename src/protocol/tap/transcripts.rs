@@ -79,6 +79,17 @@ fn recorded_streams_are_put_together_again_in_every_cut() {
 }
 
 #[test]
+fn arguments_that_come_as_an_object_are_shown_as_the_text_they_should_be() {
+    let call = r#"{"tool_calls":[{"id":"c1","function":{"name":"f","arguments":{"b":[1,"ä"],"a":null}}},
+        {"id":"c2","function":{"name":"g","arguments":{}}}]}"#;
+    let said = ["|||c1=f({\"b\":[1,\"ä\"],\"a\":null}),c2=g({})|-"];
+    let reply = format!(r#"{{"choices":[{{"message":{call}}}]}}"#);
+    assert_eq!(lines(&plain(Dialect::Chat, &reply, LIMIT)), said);
+    let stream = format!("data: {{\"choices\":[{{\"delta\":{}}}]}}\n\n", call.replace('\n', ""));
+    assert_eq!(lines(&streamed(Dialect::Chat, stream.as_bytes(), 7, LIMIT)), said);
+}
+
+#[test]
 fn a_plain_reply_says_the_same_as_a_stream() {
     let chat = golden("chat_response.json");
     let said = "|The tide tables for Oslo list high water at 06:12.|||stop";
