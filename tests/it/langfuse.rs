@@ -497,6 +497,27 @@ async fn traces_that_cannot_be_read_do_not_wait_where_their_neighbours_were_acce
 }
 
 #[tokio::test]
+async fn many_traces_in_a_row_that_cannot_be_read_keep_none_behind_them_back() {
+    for status in [400, 413] {
+        let (_origin, port, _config, gateway) = started_without().await;
+        for trace in 1..=12 {
+            call_in(&gateway, trace).await;
+        }
+        calls(&gateway, 80).await;
+        told(&gateway, "all in the spool", |status| status["backlog"] == 92).await;
+        let langfuse = Langfuse::at(port);
+        let is_poison =
+            |(trace, _): &(String, String)| (1..=12).map(trace_id).any(|id| id == *trace);
+        langfuse.refuse(move |body, _| {
+            span_ids(body).iter().any(is_poison).then(|| Reply::json(status, &json!({})))
+        });
+        let told_of = told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
+        assert_eq!((&told_of["dropped"], &told_of["sent"]), (&json!(12), &json!(80)), "{status}");
+        langfuse.assert_sound();
+    }
+}
+
+#[tokio::test]
 async fn a_trace_refused_for_a_moment_is_delivered_though_no_other_follows() {
     let (_origin, langfuse, gateway) = started().await;
     langfuse.refuse(|_, _| Some(Reply::json(400, &json!({}))));
@@ -783,6 +804,28 @@ async fn what_exceeds_the_spool_goes_oldest_first_and_is_counted() {
     // What an export had taken when its segment went is not lost.
     Langfuse::at(port).has(made - dropped.expect("a count")).await;
     told(&gateway, "all sent", |status| status["backlog"] == 0).await;
+}
+
+#[tokio::test]
+async fn what_goes_for_want_of_room_while_it_is_refused_is_counted_once() {
+    let (origin, langfuse) = (Origin::start().await, Langfuse::start().await);
+    langfuse.refuse(|_, _| Some(Reply::json(400, &json!({}))));
+    let section =
+        |more: &str| langfuse.section(more).replace("./spool", "./spool, max_bytes: 1MiB");
+    let gateway = Gateway::start(&Config::to(&origin).section(&section(""))).await;
+    let mut made: usize = 0;
+    while gateway.status().await["langfuse"]["dropped_by"]["room"].as_u64() < Some(1_000) {
+        calls(&gateway, 500).await;
+        made += 500;
+        assert!(made < 20_000, "the spool is bounded");
+    }
+    langfuse.refuse(|_, _| None);
+    reload(&gateway, &Config::to(&origin).section(&section(", environment: repaired"))).await;
+    let status = told(&gateway, "nothing left", |status| status["backlog"] == 0).await;
+    let count = |name: &str| status[name].as_u64().and_then(|count| usize::try_from(count).ok());
+    assert_eq!(count("sent").zip(count("dropped")).map(|(sent, lost)| sent + lost), Some(made));
+    assert_eq!(Some(langfuse.traces().len()), count("sent"));
+    langfuse.assert_sound();
 }
 
 #[tokio::test]

@@ -2,16 +2,19 @@
 
 use super::super::state::Reason;
 use super::batch::Batch;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// So many refused one by one, with nothing accepted in between, are no longer taken for traces
-/// that cannot be read, but for a destination that reads none: then one is tried now and then.
+/// that cannot be read, but for a destination that reads none: then one export is tried now and then.
 const SUSPICIOUS: usize = 8;
+/// So often one is refused again after others were accepted before it is given up: a destination that
+/// is well only at times takes it at one of them.
+const DOUBTS: u8 = 3;
 /// Most of them that are remembered; the oldest are given up.
 const MOST: usize = 10_000;
-/// How long they wait where nothing else is sent; doubled from one time to the next, up to the second.
+/// How long they wait where nothing else is to be sent; doubled from one time to the next, up to the second.
 const QUIET: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
 
 /// One trace that was refused alone.
@@ -29,9 +32,9 @@ pub(super) struct Refused {
 /// What becomes of a trace that was refused alone.
 #[derive(Debug)]
 pub(super) enum Fate {
-    /// Others were accepted since it was refused first, and it was tried once more since then.
+    /// It was refused often enough while others were accepted.
     Lost,
-    /// Others were accepted since it was refused first: it gets its last try.
+    /// Others were accepted since it was refused first: it is tried again at once.
     Again(Batch),
     /// Nothing was accepted since. The oldest of those that wait, if there are too many of them now.
     Waits(Option<Refused>),
@@ -41,8 +44,8 @@ pub(super) enum Fate {
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     refused: VecDeque<Refused>,
-    /// Numbers of those that are being tried for the last time.
-    doubted: BTreeSet<u64>,
+    /// Numbers of those that were refused before others were accepted, and how often that was so.
+    doubted: BTreeMap<u64, u8>,
     /// Number of the newest export that was accepted.
     accepted: u64,
     /// When all of them are tried again, though nothing else was accepted; and how often they were.
@@ -61,19 +64,34 @@ impl Aside {
         self.refused.len() >= SUSPICIOUS
     }
 
-    /// When they are tried again, whatever else is sent until then.
+    /// When they are tried again, unless something else is to be sent.
     pub(super) const fn again_at(&self) -> Option<Instant> {
         self.again_at
+    }
+
+    /// Nothing was to be sent for a while, and they are tried again. A few that were refused again after
+    /// others were accepted have their last try: nobody may come who shows it once more.
+    pub(super) fn has_been_quiet(&mut self) {
+        if self.is_suspicious() {
+            return;
+        }
+        for refused in &self.refused {
+            if let Some(doubts) = self.doubted.get_mut(&refused.number) {
+                *doubts = DOUBTS;
+            }
+        }
     }
 
     /// One more, refused first when so many exports had been started.
     pub(super) fn put(&mut self, batch: Batch, since: u64, reason: Reason, now: Instant) -> Fate {
         let (range, number) = (batch.range(), batch.first());
-        if self.doubted.remove(&number) {
+        let doubts = self.doubted.get(&number).copied().unwrap_or_default();
+        if doubts >= DOUBTS {
+            self.doubted.remove(&number);
             return Fate::Lost;
         }
         if self.accepted > since {
-            self.doubted.insert(number);
+            self.doubted.insert(number, doubts + 1);
             return Fate::Again(batch);
         }
         self.refused.push_back(Refused { range, reason, number, since });
@@ -82,23 +100,27 @@ impl Aside {
         Fate::Waits(if self.refused.len() > MOST { self.refused.pop_front() } else { None })
     }
 
-    /// The export of this number was accepted. Whether those that were refused before it started get
-    /// their last try now: it need not have been them, it may have been the destination for a while.
+    /// The export of this number was accepted. Whether any were refused before it started: all are to be
+    /// read anew then, since it need not have been them, it may have been the destination for a while.
     pub(super) fn accepted(&mut self, number: u64, (from, to): (u64, u64)) -> bool {
         self.accepted = self.accepted.max(number);
         self.tries = 0;
-        self.doubted.retain(|number| !(from..to).contains(number));
-        let before = self.refused.iter().filter(|refused| refused.since < number);
-        let count = self.doubted.len();
-        self.doubted.extend(before.map(|refused| refused.number));
-        self.doubted.len() > count
+        self.doubted.retain(|number, _| !(from..to).contains(number));
+        let mut is_any = false;
+        for refused in self.refused.iter_mut().filter(|refused| refused.since < number) {
+            // Once, however much is accepted before they are read.
+            refused.since = u64::MAX;
+            *self.doubted.entry(refused.number).or_default() += 1;
+            is_any = true;
+        }
+        is_any
     }
 
-    /// All is read anew.
-    pub(super) fn clear(&mut self) {
-        self.refused.clear();
+    /// All is read anew; the numbers of those that waited, as stretches.
+    pub(super) fn clear(&mut self) -> Vec<(u64, u64)> {
         self.again_at = None;
         self.tries = self.tries.saturating_add(1);
+        self.refused.drain(..).map(|refused| (refused.number, refused.number + 1)).collect()
     }
 
     /// The destination is another one: what the old one took or refused says nothing of it.
@@ -125,11 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_beside_others_that_are_accepted_has_one_more_try() {
+    fn who_is_refused_beside_others_that_are_accepted_is_lost_after_some_tries() {
         let mut aside = Aside::default();
         // Export 1 was refused, 2 and 3 are its halves.
         assert!(!aside.accepted(3, (5, 9)));
-        assert!(matches!(put(&mut aside, 4, 1), Fate::Again(batch) if batch.first() == 4));
+        for _ in 0..DOUBTS {
+            assert!(matches!(put(&mut aside, 4, 1), Fate::Again(batch) if batch.first() == 4));
+        }
         assert!(matches!(put(&mut aside, 4, 1), Fate::Lost));
         assert_eq!(aside.len(), 0);
     }
@@ -142,13 +166,46 @@ mod tests {
         assert!(matches!(put(&mut aside, 10, 4), Fate::Waits(None)));
         assert!(!aside.accepted(2, (2, 5)));
         assert_eq!(aside.len(), 1);
-        assert!(aside.accepted(5, (11, 12)), "its last try, since others are taken now");
-        aside.clear();
-        assert!(matches!(put(&mut aside, 10, 6), Fate::Lost));
+        assert!(aside.accepted(5, (11, 12)), "others are taken now");
+        assert!(!aside.accepted(6, (12, 13)), "that is known");
+        assert_eq!((aside.clear().len(), aside.len()), (1, 0));
+        assert!(
+            matches!(put(&mut aside, 10, 6), Fate::Waits(None)),
+            "it is taken as seldom as they"
+        );
     }
 
     #[test]
-    fn who_is_accepted_at_the_last_try_is_no_longer_doubted() {
+    fn a_destination_that_is_well_at_times_costs_nothing_at_once() {
+        let mut aside = Aside::default();
+        for number in (1..).take(usize::from(DOUBTS)) {
+            assert!(matches!(put(&mut aside, 10, number), Fate::Waits(None)));
+            assert!(aside.accepted(number + 1, (20, 21)));
+            aside.clear();
+        }
+        assert!(matches!(put(&mut aside, 10, 99), Fate::Lost));
+    }
+
+    #[test]
+    fn on_a_quiet_gateway_one_that_was_accepted_suffices_for_a_few() {
+        for (count, is_lost) in [(1, true), (SUSPICIOUS as u64, false)] {
+            let mut aside = Aside::default();
+            put(&mut aside, 1, 1);
+            aside.has_been_quiet();
+            assert!(matches!(put(&mut aside, 1, 1), Fate::Waits(None)), "nothing was accepted");
+            assert!(aside.accepted(2, (20, 21)));
+            aside.clear();
+            for number in 1..=count {
+                assert!(matches!(put(&mut aside, number, 3), Fate::Waits(None)));
+            }
+            aside.has_been_quiet();
+            aside.clear();
+            assert_eq!(matches!(put(&mut aside, 1, 4), Fate::Lost), is_lost);
+        }
+    }
+
+    #[test]
+    fn who_is_accepted_in_the_end_is_no_longer_doubted() {
         let mut aside = Aside::default();
         for number in 0..20 {
             assert!(matches!(put(&mut aside, number, 1), Fate::Waits(None)));
@@ -156,8 +213,9 @@ mod tests {
         assert!(aside.is_suspicious());
         assert!(aside.accepted(2, (20, 21)));
         aside.clear();
+        assert!(!aside.is_suspicious() && aside.doubted.len() == 20);
         assert!(!aside.accepted(3, (0, 20)));
-        assert!(matches!(put(&mut aside, 7, 3), Fate::Waits(None)));
+        assert!(aside.doubted.is_empty());
     }
 
     #[test]
@@ -166,7 +224,6 @@ mod tests {
         put(&mut aside, 1, 1);
         assert!(aside.accepted(2, (2, 3)));
         aside.forget();
-        aside.clear();
         assert!(matches!(put(&mut aside, 1, 1), Fate::Waits(None)));
     }
 

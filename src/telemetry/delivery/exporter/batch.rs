@@ -42,6 +42,11 @@ impl Batch {
         self.lot.parts.first().map_or(self.lot.from, Part::number)
     }
 
+    /// The numbers of its traces, as stretches.
+    pub(super) fn stretches(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.lot.parts.iter().map(|part| (part.number(), part.head.end()))
+    }
+
     /// These are refused, and so many exports have been started; how many it were when they were first.
     pub(super) fn refused(&mut self, started: u64) -> u64 {
         *self.refused.get_or_insert(started)

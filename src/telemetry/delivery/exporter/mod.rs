@@ -9,6 +9,7 @@ mod batch;
 mod gzip;
 mod pace;
 mod shorten;
+mod source;
 mod target;
 
 pub use pace::Going;
@@ -150,13 +151,16 @@ impl Exporter {
 
     /// Starts what may start.
     fn start(&mut self, now: Instant) {
-        self.is_rewinding |= self.aside.again_at().is_some_and(|at| now >= at);
+        if self.aside.again_at().is_some_and(|at| now >= at) && self.is_idle() {
+            self.aside.has_been_quiet();
+            self.is_rewinding = true;
+        }
         if self.is_rewinding && !self.rewind() {
             return;
         }
         while self.pace.may_start(self.under_way.len(), now) {
             let Some(sending) = self.outlet.ending.start() else { return };
-            let Some(batch) = self.again.pop_front().or_else(|| self.next(now)) else { return };
+            let Some(batch) = self.pick(now) else { return };
             let to = self.settings.borrow().clone();
             let request = target::request(&self.client, &to, batch.bytes.clone());
             let number = self.pace.starts();
@@ -169,49 +173,6 @@ impl Exporter {
                 Ended { number, batch, to, outcome, sending }
             });
         }
-    }
-
-    /// A new batch from the spool, once it is full or traces have gathered for long enough.
-    fn next(&mut self, now: Instant) -> Option<Batch> {
-        let (traces, bytes) = self.cursor.waiting();
-        if traces == 0 && !self.cursor.has_lost() {
-            self.gathering = None;
-            return None;
-        }
-        let is_full = traces >= MOST_TRACES || bytes >= self.most_bytes as u64;
-        let until = *self.gathering.get_or_insert(now + GATHER);
-        if !is_full && now < until && !self.outlet.ending.is_flushing() {
-            return None;
-        }
-        let taken = self.cursor.take(MOST_TRACES, self.most_bytes);
-        self.gathering = None;
-        match taken {
-            Ok(lot) => {
-                self.failed_reads = 0;
-                let lot = lot?;
-                self.outlet.state.add_dropped(Reason::Damage, lot.lost);
-                if lot.parts.is_empty() {
-                    self.settle((lot.from, lot.to));
-                    return self.next(now);
-                }
-                Some(Batch::new(lot))
-            }
-            Err(error) => {
-                self.unreadable(&error, now);
-                None
-            }
-        }
-    }
-
-    fn unreadable(&mut self, error: &std::io::Error, now: Instant) {
-        tracing::error!(destination = %self.outlet.name, %error, "traces on disk cannot be read");
-        self.outlet.state.failed(format!("the spool cannot be read: {error}"), SystemTime::now());
-        self.failed_reads += 1;
-        if self.failed_reads >= READS {
-            self.failed_reads = 0;
-            self.cursor.skip_segment();
-        }
-        self.gathering = Some(now + READ_AGAIN);
     }
 
     fn ended(&mut self, Ended { number, batch, to, outcome, sending: _sending }: Ended) {
@@ -287,7 +248,7 @@ impl Exporter {
         if batch.traces() > 1 {
             self.most_bytes = (batch.length / 2).clamp(LEAST_BYTES, self.most_bytes);
             self.fitting = 0;
-            self.split(batch);
+            self.split(batch, now);
         } else if let Some(shorter) = batch.shortened() {
             self.again.push_front(shorter);
         } else {
@@ -299,7 +260,7 @@ impl Exporter {
     fn not_understood(&mut self, mut batch: Batch, now: Instant) {
         let since = batch.refused(self.pace.started());
         if batch.traces() > 1 {
-            self.split(batch);
+            self.split(batch, now);
         } else {
             self.refused_alone(batch, since, Reason::Rejected, now);
         }
@@ -318,7 +279,13 @@ impl Exporter {
         }
     }
 
-    fn split(&mut self, batch: Batch) {
+    /// More than one are refused: halved, unless all is refused and this was a try. Then they wait in the
+    /// spool alone, and are read anew once something is accepted.
+    fn split(&mut self, batch: Batch, now: Instant) {
+        if self.aside.is_suspicious() {
+            self.let_go(batch.stretches());
+            return self.pace.refused(now);
+        }
         let (range, (halves, damaged)) = (batch.range(), batch.halves());
         self.outlet.state.add_dropped(Reason::Damage, damaged);
         if halves.is_empty() {
@@ -354,20 +321,6 @@ impl Exporter {
         self.most_bytes = MOST_BYTES;
         self.aside.forget();
         self.is_rewinding |= self.aside.len() > 0;
-    }
-
-    /// Whether reading has begun anew.
-    fn rewind(&mut self) -> bool {
-        if !self.under_way.is_empty() {
-            return false;
-        }
-        if let Some(cursor) = Cursor::new(Arc::clone(&self.outlet.spool)) {
-            self.cursor = cursor;
-            self.again.clear();
-            self.aside.clear();
-        }
-        self.is_rewinding = false;
-        true
     }
 
     fn failed(&mut self, words: String, details: &str) {

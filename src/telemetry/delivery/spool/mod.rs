@@ -234,6 +234,13 @@ impl Spool {
         from
     }
 
+    /// An export has let go of these, which are read anew. How many of them it held when they went for want
+    /// of room, and nobody has counted.
+    pub fn release(&self, stretches: impl Iterator<Item = (u64, u64)>) -> u64 {
+        let mut index = self.lock_index();
+        stretches.map(|(from, to)| index.progress.release(from, to)).sum()
+    }
+
     /// `from..to` are done with; whole segments of them are deleted.
     ///
     /// # Errors

@@ -111,6 +111,12 @@ impl Progress {
         self.claimed.insert(from, to);
     }
 
+    /// An export has let go of these. How many of them are done with all the same.
+    pub(super) fn release(&mut self, from: u64, to: u64) -> u64 {
+        self.claimed.remove(from, to);
+        to.saturating_sub(from) - self.undone(from, to)
+    }
+
     /// These are done with, well or not. Whether anything changed.
     pub(super) fn settle(&mut self, from: u64, to: u64) -> bool {
         self.claimed.remove(from, to);
