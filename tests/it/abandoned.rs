@@ -140,7 +140,7 @@ async fn a_call_that_kept_us_waiting_for_too_long_costs_what_its_upstream_may_bi
 async fn an_upstream_that_was_not_waited_for_is_paid_beside_the_one_that_answered() {
     let (slow, good) = (Origin::start().await, Origin::start().await);
     let config = budgeted()
-        .upstream("slow", &slow.base_url(), "timeouts: { first_byte: 200ms }, priority: 1")
+        .upstream("slow", &slow.base_url(), "timeouts: { first_byte: 2s }, priority: 1")
         .upstream("good", &good.base_url(), "priority: 2")
         .route(
             "models: [\"*\"], upstreams: [slow, good], balance: priority, retry: { budget: 1.0 }",
@@ -190,7 +190,7 @@ impl Mute {
 #[tokio::test]
 async fn a_call_that_never_left_costs_nothing() {
     let mute = Mute::listen().await;
-    let timeouts = "timeouts: { connect: 200ms }";
+    let timeouts = "timeouts: { connect: 2s }";
     let config = budgeted().upstream("main", &format!("https://{}/v1", mute.address), timeouts);
     let gateway = Gateway::start(&config).await;
     assert_openai_error(&gateway.post(CHAT, &long()).await, 504, "upstream_timeout");

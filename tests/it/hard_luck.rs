@@ -248,7 +248,7 @@ async fn nobody_is_asked_for_a_caller_that_has_left() {
     bad.call(0).await;
     drop(client);
     // The gateway sees the caller leave before the test goes on.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     gate.open();
     let line = gateway.log_where(|line| line["finish"] == "cancelled").await;
     assert_eq!(line["attempts"], 1, "{line}");

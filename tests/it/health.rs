@@ -39,7 +39,7 @@ async fn first_and_spare(bad_extra: &str) -> (Origin, Origin, Gateway) {
 #[tokio::test]
 async fn a_failing_upstream_is_ejected_and_a_trial_brings_it_back() {
     let (bad, good, gateway) =
-        first_and_spare("breaker: { failures: 2, within: 30s, eject: 1s }").await;
+        first_and_spare("breaker: { failures: 2, within: 30s, eject: 3s }").await;
     bad.always(Reply::error(500));
     for _ in 0..6 {
         gateway.post(PATH, &chat()).await.assert_ok();
@@ -283,7 +283,7 @@ async fn readiness_returns_without_a_call_once_an_ejection_is_over() {
 #[tokio::test]
 async fn after_an_ejection_good_probes_speak_for_it_and_a_call_is_its_trial() {
     let (bad, _good, gateway) = first_and_spare(
-        "health: { interval: 100ms, timeout: 1s }, breaker: { failures: 2, within: 30s, eject: 1s }",
+        "health: { interval: 100ms, timeout: 1s }, breaker: { failures: 2, within: 30s, eject: 3s }",
     )
     .await;
     bad.always(Reply::error(500));
@@ -340,8 +340,8 @@ async fn no_probe_speaks_for_a_refused_credential() {
 async fn both_ends_of_a_rest_are_seen_in_metrics_and_log() {
     let (bad, _good, gateway) = first_and_spare("").await;
     for (failure, state, message) in [
-        (Reply::error(429).header("retry-after", "1"), "rate_limited", "upstream rate limited"),
-        (Reply::error(503).header("retry-after", "1"), "resting", "upstream resting"),
+        (Reply::error(429).header("retry-after", "3"), "rate_limited", "upstream rate limited"),
+        (Reply::error(503).header("retry-after", "3"), "resting", "upstream resting"),
     ] {
         bad.next(failure);
         gateway.post(PATH, &chat()).await.assert_ok();

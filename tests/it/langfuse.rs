@@ -112,6 +112,12 @@ async fn told(gateway: &Gateway, what: &str, wanted: impl Fn(&Value) -> bool) ->
     .await
 }
 
+/// Waits until so many traces are in the spool: at most 200 ms on an idle machine.
+async fn spooled(gateway: &Gateway, count: usize) {
+    let (labels, count) = ([("outcome", "spooled")], u32::try_from(count).expect("a few"));
+    gateway.metric_becomes("cirque_langfuse_traces_total", &labels, f64::from(count)).await;
+}
+
 #[tokio::test]
 async fn calls_are_delivered_and_told() {
     let (_origin, langfuse, gateway) = started().await;
@@ -148,8 +154,7 @@ async fn ten_thousand_calls_around_a_crash_wait_for_a_langfuse_that_is_away() {
     let (_origin, port, config, gateway) = started_without().await;
     let grown = growth(&gateway, CALLS / 2).await;
     assert!(grown < MOST_GROWTH, "memory has grown by {grown} bytes");
-    // The promise itself, not a wait for something.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    spooled(&gateway, CALLS / 2).await;
     let gateway = Gateway::start_in(gateway.process.kill(), &config).await;
     told(&gateway, "the backlog of before", |s| s["backlog"] == CALLS / 2).await;
     let grown = growth(&gateway, CALLS / 2).await;
@@ -197,8 +202,7 @@ async fn two_exports_at_most_are_under_way() {
 async fn killing_the_process_loses_nothing_that_finished_a_moment_before() {
     let (_origin, port, config, gateway) = started_without().await;
     calls(&gateway, 300).await;
-    // The promise itself, not a wait for something.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    spooled(&gateway, 300).await;
     let folder = gateway.process.kill();
     let gateway = Gateway::start_in(folder, &config).await;
     told(&gateway, "the backlog of before", |status| status["backlog"] == 300).await;
@@ -281,14 +285,14 @@ async fn another_host_gets_the_backlog_after_a_reload() {
 #[tokio::test]
 async fn another_host_gets_what_hangs_at_the_old_one_after_a_reload() {
     let (origin, langfuse, gateway) = started().await;
-    langfuse.next(Reply::silence());
+    langfuse.refuse(|_, _| Some(Reply::silence()));
     calls(&gateway, 10).await;
-    eventually("an export that hangs", || async { (langfuse.arrived() == 1).then_some(()) }).await;
+    eventually("an export that hangs", || async { (langfuse.arrived() > 0).then_some(()) }).await;
     let other = Langfuse::start().await;
-    let since = Instant::now();
     reload(&gateway, &Config::to(&origin).section(&other.section(""))).await;
+    // Sooner than the ten seconds after which the old one would be given up.
     other.has(10).await;
-    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    assert_eq!(gateway.status().await["langfuse"]["last_error"], Value::Null);
 }
 
 #[tokio::test]
@@ -326,6 +330,7 @@ async fn tracing_begins_and_ends_with_a_reload() {
     langfuse.has(4).await;
     // What has ended before tracing does is kept, though it was not written yet.
     calls(&gateway, 3).await;
+    gateway.metric_becomes("cirque_inflight_requests", &[], 0.0).await;
     reload(&gateway, &Config::to(&origin)).await;
     calls(&gateway, 5).await;
     assert_eq!(gateway.status().await["langfuse"]["state"], "off");
@@ -381,11 +386,10 @@ async fn an_accepted_export_is_not_sent_again_when_the_rest_of_its_answer_is_mis
 async fn a_wait_that_langfuse_names_is_kept() {
     let (_origin, langfuse, gateway) = started().await;
     langfuse.next(Reply::json(429, &json!({})).header("retry-after", "3"));
-    calls(&gateway, 1).await;
-    told(&gateway, "a wait", |status| status["state"] == "retrying").await;
     let since = Instant::now();
+    calls(&gateway, 1).await;
     langfuse.has(1).await;
-    assert!(since.elapsed() > Duration::from_millis(2_500), "{:?}", since.elapsed());
+    assert!(since.elapsed() >= Duration::from_secs(3), "{:?}", since.elapsed());
 }
 
 #[tokio::test]
@@ -398,16 +402,16 @@ async fn an_export_that_is_accepted_meanwhile_shortens_no_wait() {
     let (langfuse, gate) = (Langfuse::at(port), Gate::new());
     langfuse.next(Reply::json(429, &json!({})).header("retry-after", "3"));
     langfuse.next_accepted(Reply::json(200, &json!({})).after(&gate));
+    let since = Instant::now();
     let gateway = Gateway::start_in(folder, &config).await;
     told(&gateway, "a wait", |status| status["state"] == "retrying").await;
-    let since = Instant::now();
     gate.open();
     let status = told(&gateway, "an accepted export", |status| status["sent"] != 0).await;
     assert_eq!((&status["state"], langfuse.arrived()), (&json!("retrying"), 2), "{status}");
     // A reload of other things takes nothing back either.
     reload(&gateway, &config.section("log: { level: debug }")).await;
     langfuse.has(1_200).await;
-    assert!(since.elapsed() > Duration::from_millis(2_500), "{:?}", since.elapsed());
+    assert!(since.elapsed() >= Duration::from_secs(3), "{:?}", since.elapsed());
 }
 
 #[tokio::test]
@@ -422,7 +426,7 @@ async fn a_langfuse_that_hangs_slows_no_call_and_no_shutdown() {
     let since = Instant::now();
     gateway.process.signal("TERM");
     assert_eq!(gateway.process.exit_code().await, 0);
-    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
 }
 
 #[tokio::test]
@@ -689,7 +693,7 @@ async fn what_a_spool_never_took_is_counted_and_told_at_the_end() {
     gateway.process.signal("TERM");
     assert_eq!(gateway.process.exit_code().await, 0);
     assert!(since.elapsed() > Duration::from_millis(1_500), "{:?}", since.elapsed());
-    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
     let printed = gateway.process.output();
     let lines: Vec<_> =
         printed.lines().filter(|line| line.contains("traces were dropped")).collect();
@@ -790,14 +794,7 @@ async fn what_exceeds_the_spool_goes_oldest_first_and_is_counted() {
         assert!(made < 20_000, "{status}");
     };
     assert!(status["spool_bytes"].as_u64() <= Some(1 << 20), "{status}");
-    let spooled = [("outcome", "spooled")];
-    gateway
-        .metric_becomes(
-            "cirque_langfuse_traces_total",
-            &spooled,
-            f64::from(u32::try_from(made).expect("a few")),
-        )
-        .await;
+    spooled(&gateway, made).await;
     let status = gateway.status().await["langfuse"].clone();
     assert_eq!(status["dropped"], status["dropped_by"]["room"]);
     let dropped = status["dropped"].as_u64().and_then(|count| usize::try_from(count).ok());

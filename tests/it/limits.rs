@@ -77,6 +77,7 @@ async fn of_a_crowd_exactly_as_many_run_at_once_as_may() {
     });
     let refusals = [("code", "rate_limit_exceeded"), ("key", "tester")];
     gateway.metric_becomes("cirque_rejections_total", &refusals, CROWD_SIZE - 5.0).await;
+    eventually("five are there", || async { (origin.calls().len() >= 5).then_some(()) }).await;
     assert_eq!(origin.calls().len(), 5);
     let you = gateway.status().await["you"].clone();
     assert_eq!(

@@ -108,7 +108,7 @@ async fn a_stream_cut_over_http2_ends_with_an_error_event() {
 
 #[tokio::test]
 async fn a_stalled_stream_ends_with_an_error_event() {
-    let (origin, gateway) = serving_with("timeouts: { idle: 500ms }", "").await;
+    let (origin, gateway) = serving_with("timeouts: { idle: 2s }", "").await;
     for path in [CHAT, RESPONSES, MESSAGES] {
         origin.next(Reply::stream().piece(first_token(path)).hang());
         let reply = gateway.post(path, &streamed(path)).await;
@@ -146,7 +146,7 @@ async fn a_stream_that_only_comments_is_stalled_too() {
 
 #[tokio::test]
 async fn a_call_is_cut_when_its_time_is_up() {
-    let (origin, gateway) = serving_with("timeouts: { total: 1s }", "").await;
+    let (origin, gateway) = serving_with("timeouts: { total: 3s }", "").await;
     origin.next(Reply::stream().piece(delta("a")).hang());
     let reply = gateway.post(CHAT, &chat_stream()).await;
     assert_in_band_error(CHAT, &reply.body, "upstream_timeout");

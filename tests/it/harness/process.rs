@@ -100,9 +100,12 @@ impl Process {
         Some(status.code().unwrap_or(-1))
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for all that it printed.
     pub(crate) async fn exit_code(&self) -> i32 {
-        eventually("the end of the process", || async { self.try_exit_code() }).await
+        let code = eventually("the end of the process", || async { self.try_exit_code() }).await;
+        self.stdout.ended().await;
+        self.stderr.ended().await;
+        code
     }
 
     /// Everything it printed on either stream so far.

@@ -77,8 +77,9 @@ impl Exporter {
         if let Some(cursor) = Cursor::new(Arc::clone(&self.outlet.spool)) {
             self.cursor = cursor;
             let mut waiting = self.aside.clear();
-            waiting
-                .extend(self.again.drain(..).flat_map(|batch| Vec::from_iter(batch.stretches())));
+            for batch in self.again.drain(..) {
+                waiting.extend(batch.stretches());
+            }
             self.let_go(waiting.into_iter());
         }
         self.is_rewinding = false;
