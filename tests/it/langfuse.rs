@@ -830,6 +830,8 @@ async fn check_online_tells_whether_host_and_keys_work() {
     let (origin, langfuse) = (Origin::start().await, Langfuse::start().await);
     let (backend, failing) = (Langfuse::plain().await, Origin::start().await);
     failing.always(Reply::error(503));
+    let page = Origin::start().await;
+    page.always(Reply::head(200, "text/html", Framing::Length(15)).piece("<!doctype html>").end());
     let refused = RefusedPort::take();
     let otlp = |at: SocketAddr| {
         format!("telemetry: {{ otlp: {{ name: tempo, endpoint: \"http://{at}\" }} }}")
@@ -852,6 +854,7 @@ async fn check_online_tells_whether_host_and_keys_work() {
         (Config::to(&origin).section(&elsewhere), "status 404: it takes no traces"),
         (Config::to(&origin).section(&away), "no connection"),
         (Config::to(&origin).section(&otlp(failing.address())), "status 503: it is in trouble"),
+        (Config::to(&origin).section(&otlp(page.address())), "status 200: a web page"),
         (Config::new().upstream("main", &refused.base_url(), ""), "FAILED: upstream `main`"),
         (Config::new().upstream("main", &refused.base_url(), ""), "off: traces to `langfuse`"),
     ] {

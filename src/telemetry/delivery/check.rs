@@ -1,9 +1,10 @@
 //! Whether a destination would take traces, asked once for a person at the console.
 
 use super::http;
-use super::reply::Reply;
+use super::reply::{Reply, Verdict};
 use crate::telemetry::langfuse::{Destination, DestinationKind};
 use serde_json::Value;
+use std::time::SystemTime;
 
 /// An export of nothing, which any OTLP backend accepts.
 const NOTHING: &str = r#"{"resourceSpans":[]}"#;
@@ -27,9 +28,10 @@ pub async fn check(to: &Destination) -> Result<String, String> {
         let (words, details) = http::trouble(error);
         format!("{words} ({details})")
     })?;
+    let is_taken = matches!(reply.verdict(SystemTime::now()), Verdict::Accepted { .. });
     match (reply.status, to.kind) {
         (200..=299, DestinationKind::Langfuse) => project(&reply),
-        (200..=299, DestinationKind::Otlp) => Ok("it takes traces".to_owned()),
+        (200..=299, DestinationKind::Otlp) if is_taken => Ok("it takes traces".to_owned()),
         _ => Err(format!("{}; it says: {}", reply.words(), reply.said(to))),
     }
 }

@@ -79,7 +79,8 @@ impl Encoder<'_> {
         self.common(&mut span, None);
         span.short(TYPE, GENERATION);
         self.verdict(&mut span);
-        self.model(&mut span, self.served_model(), true);
+        let asked = self.trace.exchange.model.as_deref();
+        self.model(&mut span, (asked, self.served_model()), true);
         self.input_and_output(&mut span, usize::MAX);
         self.money(&mut span, exchange.usage, exchange.cost);
         self.first_token(&mut span);
@@ -116,10 +117,11 @@ impl Encoder<'_> {
         let mut span = Span::begin(out, (self.striker, self.strike), &start);
         self.common(&mut span, Some(attempt).filter(|_| !is_last));
         span.short(TYPE, GENERATION);
+        let asked = Some(attempt.model.as_str());
         if is_last {
             let served = self.trace.reading.model.as_deref();
             self.verdict(&mut span);
-            self.model(&mut span, served.or(Some(&attempt.model)), true);
+            self.model(&mut span, (asked, served.or(asked)), true);
             self.input_and_output(&mut span, usize::MAX);
             self.money(&mut span, exchange.usage, exchange.cost);
             self.first_token(&mut span);
@@ -127,7 +129,7 @@ impl Encoder<'_> {
             if let Some(failure) = &failure {
                 level(&mut span, "ERROR", failure);
             }
-            self.model(&mut span, Some(&attempt.model), false);
+            self.model(&mut span, (asked, asked), false);
             self.money(&mut span, None, None);
         }
         self.upstream(&mut span, &attempt.upstream);
@@ -203,10 +205,17 @@ impl Encoder<'_> {
         reading.model.as_deref().or_else(asked).or(exchange.model.as_deref())
     }
 
-    fn model(&self, span: &mut Span<'_, '_>, model: Option<&str>, answered: bool) {
+    /// The model that was asked for, and the one that answered.
+    fn model(
+        &self,
+        span: &mut Span<'_, '_>,
+        (asked, model): (Option<&str>, Option<&str>),
+        answered: bool,
+    ) {
         span.short(key!("langfuse.observation.model.name"), model.unwrap_or_default());
         span.long(key!("langfuse.observation.model.parameters"), &self.facts.parameters());
         if self.to.kind == DestinationKind::Otlp {
+            span.short(key!("gen_ai.request.model"), asked.unwrap_or_default());
             semconv::generation(span, self.trace, &self.facts.parameters(), answered);
         }
     }

@@ -46,7 +46,6 @@ fn error_type(attempt: &Attempt) -> Option<&'static str> {
 /// On a call to one upstream; `answered` where what is known of the reply is this one's.
 pub(super) fn generation(span: &mut Span<'_, '_>, trace: &Trace, parameters: &str, answered: bool) {
     let (exchange, reading) = (&trace.exchange, &trace.reading);
-    span.short(key!("gen_ai.request.model"), exchange.model.as_deref().unwrap_or_default());
     if answered {
         span.short(key!("gen_ai.response.model"), reading.model.as_deref().unwrap_or_default());
         span.short(key!("gen_ai.response.id"), reading.id.as_deref().unwrap_or_default());
