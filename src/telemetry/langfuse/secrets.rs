@@ -5,7 +5,7 @@ use crate::secret::Secret;
 use aho_corasick::{AhoCorasick, MatchKind, packed};
 use memchr::memmem::{self, Finder};
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -232,12 +232,26 @@ fn is_in_escape(json: &[u8], at: usize) -> bool {
 }
 
 /// A key as it stands in text, in a JSON string, in a JSON string inside one, and in one inside that: an
-/// argument of a tool in a prompt in a span. None of one that is too short.
+/// argument of a tool in a prompt in a span; as PHP writes it in JSON, and as it stands in a URL (RFC 3986
+/// section 2). None of one that is too short.
 fn forms(key: &str) -> Vec<String> {
     if key.len() < MIN_BYTES {
         return Vec::new();
     }
-    let mut forms = vec![key.to_owned()];
+    let mut forms = in_json(key.to_owned());
+    if key.contains('/') {
+        forms.append(&mut in_json(key.replace('/', "\\/")));
+    }
+    let in_url = in_url(key);
+    if in_url != key {
+        forms.push(in_url);
+    }
+    forms
+}
+
+/// As it is, and inside up to three JSON strings.
+fn in_json(key: String) -> Vec<String> {
+    let mut forms = vec![key];
     for _ in 0..3 {
         let last = forms.last().map(String::as_str).unwrap_or_default();
         if !last.contains(['"', '\\']) {
@@ -246,6 +260,22 @@ fn forms(key: &str) -> Vec<String> {
         forms.push(last.replace('\\', "\\\\").replace('"', "\\\""));
     }
     forms
+}
+
+/// With every byte escaped that a URL may not have everywhere.
+fn in_url(key: &str) -> String {
+    let mut url = String::with_capacity(key.len());
+    for byte in key.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                url.push(byte.into());
+            }
+            _ => {
+                let _infallible = write!(url, "%{byte:02X}");
+            }
+        }
+    }
+    url
 }
 
 impl fmt::Debug for Secrets {
@@ -296,6 +326,17 @@ mod tests {
         for text in [key, &once, &twice, &thrice] {
             let clean = struck(&Secrets::default(), Some(key), text);
             assert!(clean.contains("[redacted]") && !clean.contains("odd"), "{clean}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_in_a_url_and_as_php_writes_it() {
+        let secrets = Secrets::new(["AbC/dEf+GhI=="], []);
+        for text in
+            ["k=AbC%2FdEf%2BGhI%3D%3D&", r"AbC\/dEf+GhI==", r"AbC\\/dEf+GhI==", "AbC/dEf+GhI=="]
+        {
+            let clean = struck(&secrets, None, text);
+            assert!(clean.contains("[redacted]") && !clean.contains("dEf"), "{clean}");
         }
     }
 
