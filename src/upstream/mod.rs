@@ -226,8 +226,10 @@ pub fn secrets_in(value: &str) -> impl Iterator<Item = &str> {
 /// Whether a header that an operator adds to calls probably holds a credential: some providers take
 /// theirs in one of their own.
 pub fn holds_credential(name: &str) -> bool {
+    const WORDS: [&str; 8] =
+        ["key", "token", "auth", "secret", "cookie", "password", "credential", "signature"];
     let name = name.to_ascii_lowercase();
-    ["key", "token", "auth", "secret", "cookie"].iter().any(|word| name.contains(word))
+    WORDS.iter().any(|word| name.contains(word))
 }
 
 /// All that is a credential: the key, and what configured headers hold, whole and word by word.
