@@ -10,7 +10,7 @@ use crate::store::config::OnDown;
 use crate::store::{Account, Ask, NanoUsd, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// First pause before asking again for money that others are just returning; each further one lasts
 /// twice as long.
@@ -93,7 +93,12 @@ impl Inner {
     ) -> Result<Answer, Trouble> {
         let known = Known { replicas: self.replicas(), birth: live.birth() };
         let asked = live.scripts.admit(&live.connection, admission, known);
-        let answer = live.answer(deadline, asked).await?;
+        let answer = if admission.call.is_some() {
+            // Also of a connection that was given up: for as long as Redis may count the call.
+            timeout_at(deadline, asked).await.map_err(|_| Trouble::TimedOut)??
+        } else {
+            live.answer(deadline, asked).await?
+        };
         let is_emptied = answer.decision == Decision::Emptied;
         if is_emptied { Err(Trouble::Emptied) } else { Ok(answer) }
     }

@@ -236,7 +236,8 @@ impl Link {
         }
     }
 
-    /// A connection does not work any more: nobody is to use it, and who waits for it is let go.
+    /// A connection does not work any more: nobody is to use it, and who waits for it is let go, but for
+    /// calls that Redis may yet count.
     pub(super) fn give_up(&self, live: &Arc<Live>, trouble: Trouble, now: Duration) {
         let mut condition = self.lock();
         let is_current =

@@ -62,6 +62,8 @@ struct Inner {
     /// what is spent before goes into the periods of today.
     offset_ms: AtomicI64,
     /// `None` until the first beat.
+    /// Whether Redis has said what time it is.
+    has_clock: AtomicBool,
     share: ArcSwapOption<Share>,
     is_leaving: AtomicBool,
     /// What Redis' data go by, once there was a connection.
@@ -130,6 +132,7 @@ impl Redis {
             started: Instant::now(),
             offset_ms: AtomicI64::new(lease::millis(SystemTime::now())),
             share: ArcSwapOption::const_empty(),
+            has_clock: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
             birth: Mutex::default(),
             link: Link::new(),
@@ -297,9 +300,10 @@ impl Inner {
         let ours = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
         let (offset, before) =
             (redis_ms.saturating_sub(ours), self.offset_ms.load(Ordering::Relaxed));
-        // An answer that was long on its way says too little.
-        let is_slow = offset < before && before - offset < SLOW_MS;
-        self.offset_ms.store(if is_slow { before } else { offset }, Ordering::Relaxed);
+        // An answer that was long on its way says too little, but clocks drift: it is believed bit by bit.
+        let is_known = self.has_clock.swap(true, Ordering::Relaxed);
+        let is_slow = is_known && offset < before && before - offset < SLOW_MS;
+        self.offset_ms.store(if is_slow { before - 1 } else { offset }, Ordering::Relaxed);
     }
 
     fn replicas(&self) -> u64 {
