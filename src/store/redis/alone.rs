@@ -4,7 +4,7 @@ use super::books::{Away, Books, Running, When, is_tracked};
 use super::lease::Term;
 use super::share::{Share, Straddle};
 use super::view::SOON;
-use crate::store::{Account, Ask, Dimension, MINUTE, NanoUsd, Refusal};
+use crate::store::{Account, Ask, Budget, Dimension, MINUTE, NanoUsd, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,12 +35,25 @@ impl Books {
             None => NanoUsd::ZERO,
             Some(budget) => {
                 let term = Term::at(budget.per, when.redis_ms);
+                // Where the limit was lowered below what all replicas hold, it alone is what counts.
+                let most = (self.used() > budget.limit).then(|| self.left(budget, term));
                 let lease = self.lease_of(Some(term)).ok_or(Denial::Unknown)?;
+                let wanted = ask.worst.unwrap_or_else(|| NanoUsd(lease.idle()));
+                if most.is_some_and(|most| wanted > most) {
+                    return Err(Denial::Unknown);
+                }
                 lease.take(ask.worst, when.here).ok_or(Denial::Unknown)?
             }
         };
         self.run_alone(account, ask, reserved, when);
         Ok(reserved)
+    }
+
+    /// What is left of a budget, as far as is known here.
+    fn left(&mut self, budget: Budget, term: Term) -> NanoUsd {
+        let spent = NanoUsd(self.known.map_or(0, |known| known.spent));
+        let own = self.lease_of(Some(term)).map_or(NanoUsd::ZERO, |lease| lease.owed());
+        budget.limit.minus(spent).minus(own)
     }
 
     fn check_alone(

@@ -310,7 +310,14 @@ impl Books {
     /// have shown whose it is.
     pub(super) fn may_cover(&self, ask: &Ask) -> bool {
         let worst = ask.worst.unwrap_or(NanoUsd(1)).0;
-        self.lease.as_ref().is_some_and(|lease| lease.held() >= worst)
+        // Beyond a limit that was lowered nobody may spend it.
+        let is_over = self.budget.is_some_and(|budget| self.used() > budget.limit);
+        !is_over && self.lease.as_ref().is_some_and(|lease| lease.held() >= worst)
+    }
+
+    /// Given to all replicas, as Redis last said.
+    pub(super) fn used(&self) -> NanoUsd {
+        NanoUsd(self.known.map_or(0, |known| known.used))
     }
 
     /// Nobody knows what Redis decided: what lay idle is put back, and whatever it granted is

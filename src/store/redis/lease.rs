@@ -313,6 +313,11 @@ impl Lease {
         self.reserved == 0 && self.asked == 0 && self.asking_for_all == 0 && self.held() == 0
     }
 
+    /// What this replica alone knows of: promised to calls that run, or spent and not told.
+    pub(super) fn owed(&self) -> NanoUsd {
+        NanoUsd(self.reserved).plus(self.untold())
+    }
+
     /// Spend that Redis has not heard of.
     pub(super) fn untold(&self) -> NanoUsd {
         NanoUsd(self.spent.saturating_sub(self.told.map_or(0, |word| word.spent)))

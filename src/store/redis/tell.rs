@@ -93,9 +93,9 @@ impl Books {
 
     fn trim(&mut self, tell: Tell, replicas: u64, now: Duration) {
         let known = self.known.unwrap_or_default();
-        let limit = self.budget.map_or(0, |budget| budget.limit.0);
-        let free =
-            (!known.is_scarce && tell == Tell::News).then(|| limit.saturating_sub(known.used));
+        // Under a limit that was lowered, or without one, nothing is kept.
+        let free = self.budget.and_then(|budget| budget.limit.0.checked_sub(known.used));
+        let free = free.filter(|_| !known.is_scarce && tell == Tell::News);
         if let Some(lease) = &mut self.lease {
             lease.trim(free, replicas, now);
             lease.refresh(now);

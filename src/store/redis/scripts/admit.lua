@@ -59,9 +59,15 @@ if budget >= 0 then
     scarce = 1
   end
   local free = math.max(budget - used, 0)
-  local grant = 0 -- with what is for calls to come
+  local grant, over = 0, false -- with what is for calls to come
   if code == ADMITTED and not looks then
-    if (need < 0 and covered + free <= 0) or need > free then
+    -- Under a limit that was lowered what is held for calls to come may be more than is left.
+    if used > budget and covered > 0 then
+      over = used - record.idle - idle_elsewhere(KEYS[4], replica, now) > budget
+    end
+    if over then
+      code, retry = BUDGET, ends >= 0 and ends - now or -1
+    elseif (need < 0 and covered + free <= 0) or need > free then
       code, retry = BUDGET, ends >= 0 and ends - now or -1
       elsewhere = idle_elsewhere(KEYS[4], replica, now)
       if elsewhere > 0 then

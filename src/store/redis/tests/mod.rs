@@ -7,6 +7,7 @@ mod faults;
 mod model;
 #[path = "../../../../tests/it/harness/redis_server.rs"]
 mod redis_server;
+mod reloads;
 
 use super::Redis;
 use crate::secret::Secret;
