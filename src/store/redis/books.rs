@@ -230,33 +230,6 @@ impl Books {
         }
     }
 
-    /// The lease of the budget's term, a new one where there is none.
-    pub(super) fn lease(
-        &mut self,
-        account: &Account,
-        when: When,
-        record: impl FnOnce() -> Arc<str>,
-    ) -> Option<&mut Lease> {
-        self.budget = account.budget;
-        let term = Term::at(account.budget?.per, when.redis_ms);
-        if self.lease.as_ref().is_none_or(|lease| lease.term != term) {
-            let known = self.past.iter().position(|lease| lease.term == term);
-            let next = known.map(|place| self.past.swap_remove(place));
-            let next = next.unwrap_or_else(|| Lease::new(term, record(), when.here));
-            self.past.extend(self.lease.replace(next));
-            if let Some(known) = &mut self.known {
-                known.lost = 0;
-            }
-        }
-        self.lease.as_mut()
-    }
-
-    pub(super) fn lease_of(&mut self, term: Option<Term>) -> Option<&mut Lease> {
-        let term = term?;
-        let all = self.lease.iter_mut().chain(&mut self.past);
-        all.into_iter().find(|lease| lease.term == term)
-    }
-
     /// Redis answered: notes what it said and, where it admitted the call, that it runs.
     pub(super) fn answered(
         &mut self,

@@ -13,6 +13,7 @@ mod names;
 mod script;
 mod share;
 mod tell;
+mod terms;
 mod view;
 
 #[cfg(test)]
@@ -61,9 +62,9 @@ struct Inner {
     /// Redis' clock less ours, in milliseconds; until it is known, this machine's is taken for it, so that
     /// what is spent before goes into the periods of today.
     offset_ms: AtomicI64,
-    /// `None` until the first beat.
     /// Whether Redis has said what time it is.
     has_clock: AtomicBool,
+    /// `None` until the first beat.
     share: ArcSwapOption<Share>,
     is_leaving: AtomicBool,
     /// What Redis' data go by, once there was a connection.
@@ -131,8 +132,8 @@ impl Redis {
             records: AtomicU64::new(0),
             started: Instant::now(),
             offset_ms: AtomicI64::new(lease::millis(SystemTime::now())),
-            share: ArcSwapOption::const_empty(),
             has_clock: AtomicBool::new(false),
+            share: ArcSwapOption::const_empty(),
             is_leaving: AtomicBool::new(false),
             birth: Mutex::default(),
             link: Link::new(),
@@ -178,13 +179,17 @@ impl Redis {
     /// is there, else when it is back.
     pub fn settle(&self, account: &Account, hold: &Hold, settlement: &Settlement) -> Option<Funds> {
         let inner = &*self.0;
-        if !is_limited(account) {
+        let is_limited = is_limited(account);
+        let entry =
+            if is_limited { inner.entry(&account.key) } else { inner.known(&account.key)? };
+        let mut books = lock(&entry.books);
+        let (tokens, cost, now) = (settlement.tokens, settlement.cost, inner.when().here);
+        if is_limited && !books.settle(hold.call.0, tokens, cost, now) {
             return None;
         }
-        let entry = inner.entry(&account.key);
-        let mut books = lock(&entry.books);
-        let (tokens, cost) = (settlement.tokens, settlement.cost);
-        if !books.settle(hold.call.0, tokens, cost, inner.when().here) {
+        let is_noted =
+            account.budget.is_none() && books.spend(hold.day, cost, now, || inner.record());
+        if !is_limited && !is_noted {
             return None;
         }
         let funds = account.budget.map(|budget| books.funds(budget));
@@ -257,6 +262,10 @@ impl Inner {
         accounts.by_name.insert(Arc::clone(name), Arc::clone(&entry));
         accounts.by_tag.insert(tag, Arc::clone(&entry));
         entry
+    }
+
+    fn known(&self, name: &str) -> Option<Arc<Entry>> {
+        lock(&self.accounts).by_name.get(name).cloned()
     }
 
     fn entries(&self) -> Vec<Arc<Entry>> {

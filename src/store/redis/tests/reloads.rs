@@ -66,3 +66,28 @@ async fn without_redis_a_budget_that_was_lowered_is_kept_as_far_as_is_known() {
     assert!(matches!(verdict, Verdict::Unavailable), "{verdict:?}");
     granted(replicas[0].admit(&account, 10, 1_000).await);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_spent_while_a_key_has_no_budget_counts_once_it_has_it_again() {
+    let Some(server) = RedisServer::start().await else { return };
+    let replicas = replicas(&server, 1, OnDown::Deny).await;
+    for per in [Period::Day, Period::Month, Period::Total] {
+        let budget = Some(Budget { limit: NanoUsd(1_000_000), per });
+        let account = Account { key: format!("{per:?}").into(), budget, ..Account::default() };
+        spend(&replicas[0], &account, 1).await;
+        let free = Account { budget: None, ..account.clone() };
+        let limited = Account { requests_per_minute: Some(100), ..free.clone() };
+        spend(&replicas[0], &free, 3).await;
+        spend(&replicas[0], &limited, 2).await;
+        replicas[0].becomes("all is told", |health| health.untold.0 == 0).await;
+        let other = Replica::start(&server, OnDown::Deny);
+        other.becomes("connected", |health| health.is_up).await;
+        assert_eq!(other.store.look(&account).await.budget.unwrap().used.0, 6 * 400, "{per:?}");
+        spend(&replicas[0], &account, 1).await;
+        eventually("all is told", || async {
+            let used = other.store.look(&account).await.budget?.used.0;
+            (used == 7 * 400).then_some(())
+        })
+        .await;
+    }
+}
