@@ -1,7 +1,7 @@
 //! How one call is asked for: of Redis, again where money is on its way, else without it.
 
 use super::alone::Denial;
-use super::books::Admission;
+use super::books::{Admission, is_tracked};
 use super::claim::Claim;
 use super::link::{Live, Trouble};
 use super::script::{Answer, Decision, Known};
@@ -122,7 +122,7 @@ impl Inner {
         };
         match decided {
             Ok(reserved) => {
-                if is_doubtful {
+                if is_doubtful && is_tracked(account) {
                     books.doubt(ask.call.0);
                 }
                 let claim = Claim::of(&books);
@@ -135,7 +135,9 @@ impl Inner {
             }
             Err(denial) => {
                 // It may have been admitted with an answer that was lost.
-                books.abandon(ask.call.0);
+                if is_tracked(account) {
+                    books.abandon(ask.call.0);
+                }
                 match denial {
                     Denial::Refused(refusal) => Outcome::Refused(refusal),
                     Denial::Unknown => Outcome::Unknown,
@@ -185,7 +187,7 @@ impl Drop for Question<'_> {
         }
         let mut books = lock(&self.entry.books);
         books.unanswered(&self.admission);
-        if let Some(call) = self.admission.call {
+        if let Some(call) = self.admission.call.filter(|_| is_tracked(&self.admission.account)) {
             books.abandon(call);
         }
         drop(books);

@@ -119,7 +119,8 @@ pub(super) struct Books {
     pub(super) known: Option<Known>,
     pub(super) straddle: Option<Straddle>,
     pub(super) budget: Option<Budget>,
-    /// Whether Redis counts the calls that run.
+    /// Whether Redis counts the calls that run, as of the last question; what ends is told by what is
+    /// known of each call.
     pub(super) is_tracked: bool,
     spoilt: Spoilt,
 }
@@ -271,7 +272,7 @@ impl Books {
             tokens: admission.tokens,
             reserved,
             term: admission.term,
-            slot: Some(answer.slot),
+            slot: is_tracked(&admission.account).then_some(answer.slot),
             ticket: self.count(&admission.account, admission.tokens, now),
             told: now,
         };
@@ -303,9 +304,7 @@ impl Books {
 
     /// Lets Redis take a call out that it may have admitted and that does not run.
     pub(super) fn abandon(&mut self, call: u64) {
-        if self.is_tracked {
-            self.end(Ended { call, slot: -1, tokens: 0 });
-        }
+        self.end(Ended { call, slot: -1, tokens: 0 });
     }
 
     /// Redis may count a call that was then admitted without it: its end is told in any case.
@@ -347,7 +346,8 @@ impl Books {
         if let Some(lease) = self.lease_of(running.term) {
             lease.settle(running.reserved, cost);
         }
-        if let Some(slot) = running.slot.filter(|_| self.is_tracked) {
+        // Whatever limits there are by now: what Redis counts it is told of.
+        if let Some(slot) = running.slot {
             let as_signed = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
             self.end(Ended { call, slot, tokens: as_signed(tokens) - as_signed(running.tokens) });
         }

@@ -175,7 +175,7 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::books::{When, is_tracked};
+    use super::super::books::When;
     use super::*;
     use crate::store::{Account, Budget, Period};
 
@@ -217,10 +217,8 @@ mod tests {
 
     #[test]
     fn reports_that_are_due_tell_all_there_was() {
-        let account = Account { concurrent: Some(1), ..Account::default() };
         for ended in [0, 1, 200, 201, 999] {
             let mut books = Books::new("k");
-            books.is_tracked = is_tracked(&account);
             (0..ended).for_each(|call| books.abandon(call));
             let due = books.reports_due(hours(1));
             for _ in 0..due {

@@ -91,3 +91,22 @@ async fn what_is_spent_while_a_key_has_no_budget_counts_once_it_has_it_again() {
         .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_is_given_back_whatever_limits_the_key_has_when_its_call_ends() {
+    let Some(server) = RedisServer::start().await else { return };
+    let replicas = replicas(&server, 1, OnDown::Deny).await;
+    let account = all_limits("k");
+    let unlimited = budget("k", 1_000_000);
+    let running = granted(replicas[0].surely(&account, 10, 100).await.0);
+    spend(&replicas[0], &unlimited, 1).await;
+    let begun = Instant::now();
+    replicas[0].settle(&account, &running.hold, 3, 100);
+    eventually("its slot is free and its tokens are counted", || async {
+        let standing = replicas[0].store.look(&account).await;
+        let used = (standing.concurrent?.remaining, standing.tokens?.remaining);
+        (used == (100, 100_000 - 3)).then_some(())
+    })
+    .await;
+    assert!(begun.elapsed() < super::super::script::CALL_LEASE / 2, "only its lease was over");
+}
