@@ -1,7 +1,7 @@
 //! Several gateways with one Redis: limits and budgets hold over all of them, whatever happens to it.
 
 use crate::harness::{
-    Authority, Config, Gate, Gateway, KEY, Origin, RedisServer, Reply, Request,
+    Authority, Config, Gate, Gateway, KEY, Origin, RedisServer, Reply, Request, Response,
     assert_openai_error, chat, chat_stream, eventually,
 };
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 const CHAT: &str = "/v1/chat/completions";
 /// 1 $ a million tokens in, 10 $ a million out.
@@ -58,21 +59,27 @@ struct Rush {
     unknown: usize,
 }
 
+/// A call that is admitted or refused, and how often before an answer of Redis came too late.
+async fn decided(gateway: &Gateway) -> (Response, usize) {
+    let mut unknown = 0;
+    loop {
+        let reply = gateway.post(CHAT, &call()).await;
+        if reply.status != 503 {
+            return (reply, unknown);
+        }
+        unknown += 1;
+        store_becomes(gateway, "up again", |store| store["state"] == "up").await;
+    }
+}
+
 /// So many calls at once over all gateways in turn.
 async fn rush(gateways: &Arc<Vec<Gateway>>, calls: usize) -> Rush {
     let mut set = JoinSet::new();
     for number in 0..calls {
         let gateways = Arc::clone(gateways);
         set.spawn(async move {
-            let gateway = &gateways[number % gateways.len()];
-            let mut unknown = 0;
-            loop {
-                match gateway.post(CHAT, &call()).await.status {
-                    503 => unknown += 1,
-                    status => return (status, unknown),
-                }
-                store_becomes(gateway, "up again", |store| store["state"] == "up").await;
-            }
+            let (reply, unknown) = decided(&gateways[number % gateways.len()]).await;
+            (reply.status, unknown)
         });
     }
     let mut rush = Rush::default();
@@ -101,7 +108,7 @@ async fn share_a_limit(number: usize) {
     let rush = rush(&gateways, 150).await;
     assert!(rush.passed <= 23 && rush.passed + rush.unknown >= 23, "{rush:?}");
     assert_eq!(origin.calls().len(), rush.passed);
-    let refused = gateways[0].post(CHAT, &call()).await;
+    let (refused, _) = decided(&gateways[0]).await;
     assert_openai_error(&refused, 429, "rate_limit_exceeded");
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=61).contains(&after), "{after}");
@@ -139,14 +146,14 @@ async fn two_gateways_share_slots() {
             let code = [("code", "rate_limit_exceeded")];
             refused += gateway.metric("cirque_rejections_total", &code).await.unwrap_or_default();
         }
-        (refused > 54.5).then_some(())
+        (refused + cost_of(origin.calls().len(), 1.0) > 59.5).then_some(())
     })
     .await;
-    // Those that were admitted may still be on their way.
-    eventually("five are there", || async { (origin.calls().len() >= 5).then_some(()) }).await;
     gate.open();
-    assert_eq!(crowd.await.unwrap(), Rush { passed: 5, refused: 55, unknown: 0 });
-    assert_eq!(origin.calls().len(), 5);
+    let rush = crowd.await.unwrap();
+    // A slot whose answer came too late is held until Redis is told.
+    assert!(rush.passed <= 5 && rush.passed + rush.unknown >= 5, "{rush:?}");
+    assert_eq!((rush.passed + rush.refused, origin.calls().len()), (60, rush.passed));
     eventually("the slots come back", || async {
         (gateways[1].post(CHAT, &call()).await.status == 200).then_some(())
     })
@@ -175,8 +182,7 @@ async fn four_gateways_never_overspend_a_budget_and_use_all_of_it() {
     assert_eq!(origin.calls().len(), passed);
     for gateway in gateways.iter() {
         gateway.used_becomes(cost_of(passed, 0.0007)).await;
-        let refused = gateway.post(CHAT, &call()).await;
-        assert_openai_error(&refused, 429, "insufficient_quota");
+        assert_openai_error(&decided(gateway).await.0, 429, "insufficient_quota");
     }
 }
 
@@ -200,7 +206,10 @@ async fn a_killed_gateway_loses_no_spend_and_one_that_ends_holds_none() {
         budget["remaining_usd"].as_f64().unwrap()
     };
     // What the second one holds for calls to come is a call's worth.
-    assert!(left(&second).await > 1.0 - 0.002 - 0.0011, "the first has returned what it held");
+    eventually("the first has returned what it held", || async {
+        (left(&second).await > 1.0 - 0.002 - 0.0011).then_some(())
+    })
+    .await;
     let third = Gateway::start(&config).await;
     store_becomes(&third, "up", |store| store["state"] == "up").await;
     let never = Gate::new();
@@ -215,9 +224,11 @@ async fn a_killed_gateway_loses_no_spend_and_one_that_ends_holds_none() {
     third.process.signal("KILL");
     third.process.exit_code().await;
     running.abort();
-    let left = left(&second).await;
-    assert!(left < 1.0 - 0.002 - 0.001, "what the running call had reserved counts: {left}");
-    assert!((second.used_usd().await - 0.002).abs() < 1e-9);
+    eventually("what the running call had reserved counts", || async {
+        (left(&second).await < 1.0 - 0.002 - 0.001).then_some(())
+    })
+    .await;
+    second.used_becomes(0.002).await;
 }
 
 #[tokio::test]
@@ -242,10 +253,12 @@ async fn a_call_that_a_drain_cuts_leaves_no_reservation_behind() {
         .await;
     first.process.signal("TERM");
     assert_eq!(first.process.exit_code().await, 0);
-    let after = you().await;
-    assert!(left(&after) > 0.999, "it cost a token and holds no more: {after}");
-    assert!(left(&after) < 1.0, "it cost a token: {after}");
-    assert_eq!(after["limits"]["concurrent"]["remaining"], 2, "{after}");
+    eventually("it cost a token and holds no more", || async {
+        let after = you().await;
+        let has_slots = after["limits"]["concurrent"]["remaining"] == 2;
+        (has_slots && left(&after) > 0.999 && left(&after) < 1.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -257,7 +270,7 @@ async fn deny_refuses_at_once_while_redis_hangs_and_serves_again_by_itself() {
     let config = config(&origin, &redis.url(), "deny", key)
         .key("name: free, secret: \"sk-free-canary-0123456789\"");
     let gateways = gateways(1, &config).await;
-    gateways[0].post(CHAT, &call()).await.assert_ok();
+    decided(&gateways[0]).await.0.assert_ok();
     redis.pause();
     for _ in 0..3 {
         let begun = Instant::now();
@@ -271,14 +284,11 @@ async fn deny_refuses_at_once_while_redis_hangs_and_serves_again_by_itself() {
     store_becomes(&gateways[0], "down", |store| store["state"] == "down").await;
     redis.resume();
     store_becomes(&gateways[0], "up", |store| store["state"] == "up").await;
-    gateways[0].post(CHAT, &call()).await.assert_ok();
-    let lines = gateways[0].process.stderr.json();
-    let warned = |what: &str| {
-        let is_it = |line: &&Value| line["message"] == what && line["level"] == "warn";
-        lines.iter().filter(is_it).count()
-    };
-    assert_eq!(warned("the shared store is away; `store.on_down` decides"), 1);
-    assert_eq!(warned("the shared store is back"), 1);
+    decided(&gateways[0]).await.0.assert_ok();
+    for what in ["the shared store is away; `store.on_down` decides", "the shared store is back"] {
+        let is_it = |line: &Value| line["message"] == what && line["level"] == "warn";
+        gateways[0].process.stderr.json_where(what, is_it).await;
+    }
 }
 
 #[tokio::test]
@@ -296,7 +306,12 @@ async fn allow_lets_pass_and_charges_later() {
     redis.restart().await;
     store_becomes(&gateways[0], "up", |store| store["state"] == "up").await;
     gateways[0].used_becomes(0.006).await;
-    let refused = gateways[0].post(CHAT, &call()).await;
+    // An answer that comes too late lets one more pass.
+    let refused = eventually("a refusal", || async {
+        let reply = gateways[0].post(CHAT, &call()).await;
+        (reply.status != 200).then_some(reply)
+    })
+    .await;
     assert_openai_error(&refused, 429, "insufficient_quota");
 }
 
@@ -317,6 +332,8 @@ async fn a_budget_holds_while_redis_is_killed_and_stopped_under_load() {
                 let reply = gateways[caller % 2].post(CHAT, &call()).await;
                 assert!([200, 429, 503].contains(&reply.status), "{}", reply.status);
                 passed += usize::from(reply.status == 200);
+                // So seldom that the budget lasts to the end.
+                sleep(Duration::from_millis(50)).await;
             }
             passed
         });
@@ -386,7 +403,7 @@ async fn redis_with_tls_and_a_password_is_trusted_and_the_password_told_to_nobod
     let env = [("SSL_CERT_FILE", roots.as_str())];
     let gateway = Gateway::launch(&["run", "-c", "gateway.yaml"], &env, folder).await;
     store_becomes(&gateway, "up", |store| store["state"] == "up").await;
-    gateway.post(CHAT, &call()).await.assert_ok();
+    decided(&gateway).await.0.assert_ok();
     gateway.used_becomes(0.001).await;
     // Whoever does not know the authority does not talk to it.
     let stranger = Gateway::start(&config).await;
@@ -410,7 +427,7 @@ async fn who_has_no_key_leaves_no_trace_in_redis() {
     origin.always(Reply::costing(0.001));
     let key = "limits: { requests_per_minute: 1000 }";
     let gateways = gateways(1, &config(&origin, &redis.url(), "deny", key)).await;
-    gateways[0].post(CHAT, &call()).await.assert_ok();
+    decided(&gateways[0]).await.0.assert_ok();
     let keys = || async { redis.say("DBSIZE").await.unwrap() };
     let before = keys().await;
     for number in 0..30 {
