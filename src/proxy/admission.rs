@@ -6,6 +6,7 @@ use crate::error::{Kind, Rejection};
 use crate::limits::{Denied, Permit};
 use crate::protocol::Dialect;
 use crate::protocol::prompt::{self, Estimate};
+use crate::protocol::request::{Named, Role};
 use crate::store::{Account, Ask, CallId, Dimension, NanoUsd, Period, Refusal};
 use std::time::Duration;
 
@@ -117,8 +118,13 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
         let rates = pricing.may_apply(model)?;
         rates.iter().map(|rates| rates.worst(input, output)).max()
     };
-    // The dearest of them; of which one is not known, none is.
-    let worst = named().map(worst).reduce(|one, other| Some(one?.max(other?))).flatten();
+    let is_beside = |named: &Named<'_>| matches!(named.role, Role::Helps | Role::Tool);
+    let may_answer = facts.named().filter(|named| !is_beside(named)).map(|named| named.text);
+    // The dearest that may answer, and all that tools run beside it; of which one is not known, none is.
+    let answer = may_answer.chain(fallbacks.clone()).map(worst);
+    let answer = answer.reduce(|one, other| Some(one?.max(other?))).flatten();
+    let beside = facts.named().filter(is_beside).map(|named| worst(named.text));
+    let worst = std::iter::once(answer).chain(beside).sum();
     Weight { prompt, output, cap, worst }
 }
 

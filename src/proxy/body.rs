@@ -6,7 +6,7 @@ use super::context::{Call, Ctx, Ended};
 use crate::auth;
 use crate::error::{Kind, Rejection};
 use crate::protocol::Dialect;
-use crate::protocol::request::{self, Named, Refused, RequestFacts};
+use crate::protocol::request::{self, Named, Refused, RequestFacts, Role};
 use crate::routing;
 use crate::session::Candidates;
 use bytes::{Bytes, BytesMut};
@@ -206,7 +206,8 @@ fn allow(ctx: &Ctx, facts: &RequestFacts) -> Result<(), Rejection> {
     // A preset may be allowed by its bare name or as models are asked for by it.
     let may_use = |named: &Named<'_>| {
         caller.models.matches(named.text)
-            || named.is_preset && caller.models.matches(&format!("@preset/{}", named.text))
+            || named.role == Role::Preset
+                && caller.models.matches(&format!("@preset/{}", named.text))
     };
     match facts.named().find(|named| !may_use(named)).map(|named| named.text) {
         None => Ok(()),

@@ -10,7 +10,7 @@ use crate::ids::{RequestId, TraceId};
 use crate::protocol::Dialect;
 use crate::protocol::edit::{Edits, MemberSpan, Segments, json_string};
 use crate::protocol::path::Endpoint;
-use crate::protocol::request::{Optional, OtherModel, RequestFacts, within_messages};
+use crate::protocol::request::{Optional, OtherModel, RequestFacts, Role, within_messages};
 use crate::protocol::tap::{Finished, Reading};
 use crate::protocol::usage::Cost;
 use crate::protocol::usage_chunk;
@@ -101,7 +101,8 @@ impl Call {
                 None => {}
             }
         }
-        let models = self.facts.other_models.iter().filter(|other| !other.is_preset);
+        let is_model = |other: &&OtherModel| matches!(other.role, Role::Answers | Role::Helps);
+        let models = self.facts.other_models.iter().filter(is_model);
         for OtherModel { name, place, .. } in models {
             let theirs = upstream.model_name(name);
             let is_gone =

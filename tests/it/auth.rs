@@ -129,6 +129,13 @@ async fn no_other_name_in_a_body_leads_past_the_models_of_a_key() {
         ("preset", json!("any")),
         ("tools", json!([{"type": "openrouter:fusion", "parameters": {"model": "dear/x"}}])),
         ("plugins", json!([{"id": "auto-router", "allowed_models": ["dear/*"]}])),
+        (
+            "tools",
+            json!([{"type": "openrouter:advisor", "parameters": {"model": "cheap/b", "tools":
+                [{"type": "openrouter:subagent", "parameters": {"model": "dear/x"}}]}}]),
+        ),
+        ("tools", json!([{"type": "openrouter:fusion"}])),
+        ("plugins", json!([{"id": "fusion", "model": "cheap/b"}])),
         ("models", json!(["cheap/b@preset/any"])),
         ("model", json!("cheap/a@preset/any")),
         ("model", json!("@preset/any")),
@@ -146,8 +153,12 @@ async fn no_other_name_in_a_body_leads_past_the_models_of_a_key() {
     let refused = gateway.post("/v1/chat/completions", &body).await;
     assert_openai_error(&refused, 400, "invalid_request");
     assert!(origin.calls().is_empty());
+    let own = json!([{"type": "function", "function": {"name": "f", "parameters":
+        {"properties": {"car": {"default": {"model": "T"}}}}}},
+        {"type": "openrouter:fusion", "parameters": {"analysis_models": ["cheap/b"]}}]);
     for model in ["cheap/a@preset/mine", "@preset/mine", "cheap/a"] {
         body = chat();
+        body["tools"] = own.clone();
         body["model"] = json!(model);
         gateway.post("/v1/chat/completions", &body).await.assert_ok();
     }

@@ -403,6 +403,22 @@ async fn a_list_of_prompts_has_an_answer_reserved_for_each() {
 }
 
 #[tokio::test]
+async fn each_model_that_a_tool_runs_is_reserved_for_beside_the_answer() {
+    let (origin, gateway) = budgeted("usd: 0.02, per: day").await;
+    origin.always(Reply::costing(0.0));
+    let panel = |count: usize| {
+        let mut body = short(100);
+        let models = vec!["acme/wisp"; count];
+        body["plugins"] = json!([{"id": "fusion", "analysis_models": models}]);
+        body
+    };
+    // A little over 0.001 $ each, and as much for the answer.
+    gateway.post(CHAT, &panel(8)).await.assert_ok();
+    let refused = gateway.post(CHAT, &panel(24)).await;
+    assert_openai_error(&refused, 429, "insufficient_quota");
+}
+
+#[tokio::test]
 async fn what_is_kept_upstream_is_a_part_of_the_prompt() {
     let origin = Origin::start().await;
     let listed = json!({"data": [{"id": "acme/wisp", "context_length": 100_000}]});

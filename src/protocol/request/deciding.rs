@@ -91,15 +91,15 @@ fn a_preset_is_told_from_a_model_of_the_same_name() {
     let found = facts(&chat(
         r#","preset":"m","models":["a@preset/a","@PRESET/alone"],"plugins":[{"preset":"p","model":"p"}]"#,
     ));
-    let named: Vec<_> = found.named().map(|named| (named.text, named.is_preset)).collect();
+    let named: Vec<_> = found.named().map(|named| (named.text, named.role)).collect();
     let expected = [
-        ("m", false),
-        ("a", false),
-        ("a", true),
-        ("alone", true),
-        ("p", true),
-        ("p", false),
-        ("m", true),
+        ("m", Role::Answers),
+        ("a", Role::Answers),
+        ("a", Role::Preset),
+        ("alone", Role::Preset),
+        ("p", Role::Preset),
+        ("p", Role::Helps),
+        ("m", Role::Preset),
     ];
     assert_eq!(named, expected);
 }

@@ -32,18 +32,20 @@ pub(super) fn folded(name: &str) -> Option<&'static str> {
     DECIDING.into_iter().find(|deciding| is_same(name, deciding))
 }
 
-/// The name in the letters that are compared.
-pub(super) fn plain(name: &str) -> String {
-    name.chars().map(fold).collect()
-}
-
 /// Whether folding leaves it as it is.
-pub(super) fn is_plain(name: &str) -> bool {
+fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
 }
 
-fn is_same(name: &str, deciding: &str) -> bool {
+/// Whether it is this name, in any letters.
+pub(super) fn is_same(name: &str, deciding: &str) -> bool {
     name.chars().map(fold).eq(deciding.chars())
+}
+
+/// Whether it ends like this, in any letters.
+pub(super) fn ends_as(name: &str, end: &str) -> bool {
+    let mut letters = name.chars().rev().map(fold);
+    end.chars().rev().all(|letter| letters.next() == Some(letter))
 }
 
 /// Unicode's simple folding, as far as it ends in the letters of these names: the long s and the

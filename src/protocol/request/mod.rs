@@ -9,6 +9,7 @@ mod others;
 mod reader;
 mod required;
 mod scan;
+mod tools;
 mod values;
 
 pub use nested::within_messages;
@@ -52,8 +53,9 @@ pub struct RequestFacts {
     /// `response_format`, or on `/responses` first of all `text.format`.
     pub response_format: Option<ResponseFormat>,
     /// Every model the body names besides `model`, patterns included: in `models`, in `fallbacks`,
-    /// and in the entries of `tools` and `plugins` (their `model`, `models`, `…_model`, `…_models`
-    /// and `preset`, which may stand under `parameters`).
+    /// and at any depth of `tools` and `plugins` (their `model`, `models`, `…_model`, `…_models`,
+    /// `fallbacks` and `preset`), the caller's own functions aside. And each tool there that runs a
+    /// model and leaves the choice to the provider.
     pub other_models: Vec<OtherModel>,
     /// The `preset` that may choose a model at the upstream.
     pub preset: Option<String>,
@@ -82,22 +84,23 @@ impl RequestFacts {
         self.named().map(|named| named.text)
     }
 
-    /// The same, and which of them are presets.
+    /// The same, and what each of them is.
     pub fn named(&self) -> impl Iterator<Item = Named<'_>> {
-        let model = |text| Named { text, is_preset: false };
-        let preset = |text| Named { text, is_preset: true };
+        let preset = |text| Named { text, role: Role::Preset };
         let others = self.other_models.iter();
-        let others = others.map(|other| (other.name.as_str(), other.is_preset));
-        let all = std::iter::once((self.model.as_str(), false)).chain(others);
-        let all = all.chain(self.preset.as_deref().map(|preset| (preset, true)));
-        all.flat_map(move |(name, is_preset)| {
+        let others = others.map(|other| (other.name.as_str(), other.role));
+        let all = std::iter::once((self.model.as_str(), Role::Answers)).chain(others);
+        let all = all.chain(self.preset.as_deref().map(|preset| (preset, Role::Preset)));
+        all.flat_map(move |(name, role)| {
             let at = name.contains('@').then(|| name.to_ascii_lowercase().find(PRESET)).flatten();
             let (before, behind) = at.map_or((name, None), |at| {
                 (name.get(..at).unwrap_or_default(), name.get(at + PRESET.len()..))
             });
             let is_alone = before.is_empty() && behind.is_some();
-            let first = if is_preset { preset(before) } else { model(before) };
-            (!is_alone).then_some(first).into_iter().chain(behind.map(preset))
+            (!is_alone)
+                .then_some(Named { text: before, role })
+                .into_iter()
+                .chain(behind.map(preset))
         })
     }
 }
@@ -107,8 +110,21 @@ impl RequestFacts {
 pub struct Named<'b> {
     /// Without what marks a preset.
     pub text: &'b str,
-    /// Whether it is a preset's.
-    pub is_preset: bool,
+    /// What it is.
+    pub role: Role,
+}
+
+/// What a name in a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A model that may answer.
+    Answers,
+    /// A model that a tool runs, which is billed beside the answer.
+    Helps,
+    /// A tool that runs a model of the provider's choice, by its own name.
+    Tool,
+    /// A preset.
+    Preset,
 }
 
 /// A model that the body names besides `model`.
@@ -118,8 +134,8 @@ pub struct OtherModel {
     pub name: String,
     /// Its JSON string token in the body, quotes included.
     pub place: Range<usize>,
-    /// Whether it is a preset instead.
-    pub is_preset: bool,
+    /// What it is.
+    pub role: Role,
 }
 
 /// The format asked for, which may be a session id in disguise.
@@ -236,3 +252,5 @@ mod deciding;
 mod properties;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tooled;

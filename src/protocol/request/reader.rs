@@ -18,7 +18,7 @@ pub(super) struct Reader<'a> {
     pub(super) facts: RequestFacts,
     pub(super) required: Required,
     prompts: u64,
-    fault: Option<Rejection>,
+    pub(super) fault: Option<Rejection>,
 }
 
 /// A step over a part of the body, which may prove not to be JSON.
@@ -326,7 +326,7 @@ impl<'a> Reader<'a> {
         self.keep(refusal(field, message));
     }
 
-    fn keep(&mut self, fault: Rejection) {
+    pub(super) fn keep(&mut self, fault: Rejection) {
         self.fault.get_or_insert(fault);
     }
 }
