@@ -3,7 +3,7 @@
 use super::pack::{Added, Contents, Packer};
 use super::recent::MOST_RECENT;
 use super::record::{self, BLANK, Head};
-use super::{LEAP, Segment, Spool, folder, lock};
+use super::{Segment, Spool, folder, lock};
 use crate::locked::Locked;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -328,23 +328,21 @@ impl Appender {
     /// The segment to write to: the one so far, unless it is full or gone.
     fn active(&mut self, flushed: &mut Flushed) -> io::Result<Active> {
         if let Some(active) = self.active.take() {
-            let is_known = self.spool.lock_index().segments.contains_key(&active.first);
+            let index = self.spool.lock_index();
+            let known = index.segments.get(&active.first);
+            let is_known = known.is_some_and(|one| one.is_growing && one.next == index.next);
+            drop(index);
             let is_there = active.file.metadata().is_ok_and(|file| file.nlink() > 0);
             if is_known && is_there && active.bytes < self.spool.segment_bytes() {
                 return Ok(active);
             }
             self.seal(active, flushed)?;
         }
-        let mut index = self.spool.lock_index();
-        let first = index.next;
         folder::create(&self.spool.folder)?;
-        let file = folder::begin(&self.spool.folder, first).inspect_err(|error| {
-            // Another process that waits for its turn, too, has begun at the same number.
-            if error.kind() == ErrorKind::AlreadyExists {
-                index.next = first.saturating_add(LEAP);
-            }
-        });
-        let file = Arc::new(file?);
+        let alone = folder::alone(&self.spool.folder)?;
+        let mut index = self.spool.lock_index();
+        let (first, file) = self.spool.begin(&mut index, &alone)?;
+        let file = Arc::new(file);
         let path = folder::open_path(&self.spool.folder, first);
         let segment = Segment { path, next: first, bytes: 0, length: 0, is_growing: true };
         index.segments.insert(first, segment);
@@ -392,7 +390,8 @@ impl Appender {
         };
         let index = self.spool.lock_index();
         let segment = index.segments.get(&active.first);
-        let is_done = segment.is_some_and(|segment| index.progress.upto() >= segment.next);
+        let is_done =
+            segment.is_none_or(|segment| index.progress.undone(active.first, segment.next) == 0);
         drop(index);
         if !is_done {
             self.active = Some(active);

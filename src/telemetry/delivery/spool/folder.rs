@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lock                                                       held by the process that delivers
+//! numbers                                                    held while a process looks which are free
 //! position                                                   how far it is
 //! 00000000000000000000-00000000000000000420.spool            traces 0 to 420, not 420 itself
 //! 00000000000000000420.open                                  being written, locked by its writer
@@ -10,14 +11,20 @@
 use super::progress::Progress;
 use super::record::{self, Step};
 use crate::locked::Locked;
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// Prompts and answers stand in these files: they are for the owner alone.
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+/// How often it is tried to be alone, and how long between.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(2);
 const SEALED: &str = "spool";
 const OPEN: &str = "open";
 
@@ -62,13 +69,21 @@ pub(super) fn create(folder: &Path) -> io::Result<()> {
 }
 
 /// The segments there are, the oldest first; other files are none of ours.
+///
+/// Read twice: one that its writer names for good meanwhile may be missing once.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<Named>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        found.extend(Named::read(entry?.path()));
+    let mut found = BTreeMap::new();
+    for _ in 0..2 {
+        for entry in fs::read_dir(folder)? {
+            if let Some(named) = Named::read(entry?.path()) {
+                let known = found.entry(named.first).or_insert_with(|| named.clone());
+                if known.next.is_none() {
+                    *known = named;
+                }
+            }
+        }
     }
-    found.sort_by_key(|named| named.first);
-    Ok(found)
+    Ok(found.into_values().collect())
 }
 
 /// The right to deliver from this folder, for as long as the file is kept; `None` while another
@@ -76,6 +91,27 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Named>> {
 pub(super) fn lock(folder: &Path) -> io::Result<Option<Locked>> {
     let path = folder.join("lock");
     Locked::take(options().create(true).write(true).truncate(false).open(path)?)
+}
+
+/// Nobody else gives numbers in this folder for as long as this is kept. Others have it for milliseconds,
+/// so it is waited for, but never with the index locked.
+///
+/// # Errors
+/// Somebody has it longer than that; try again later.
+#[expect(clippy::disallowed_methods, reason = "the writer's thread, or a start, which reads files")]
+pub(super) fn alone(folder: &Path) -> io::Result<Locked> {
+    let path = folder.join("numbers");
+    for _ in 0..TRIES {
+        let file = options().create(true).write(true).truncate(false).open(&path)?;
+        if let Some(locked) = Locked::take(file)? {
+            return Ok(locked);
+        }
+        thread::sleep(PAUSE);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::WouldBlock,
+        "another process keeps the file `numbers` locked",
+    ))
 }
 
 /// A new segment, locked by its writer so that nobody takes it for a dead one's.

@@ -7,11 +7,14 @@ pub mod append;
 #[cfg(test)]
 mod bad_disk;
 mod folder;
+mod numbers;
 pub mod pack;
 mod progress;
 pub mod read;
 mod recent;
 pub mod record;
+#[cfg(test)]
+mod sharing;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -32,9 +35,6 @@ use tokio::sync::Notify;
 const SEGMENTS: u64 = 8;
 /// Bounds of a segment, in bytes.
 const SEGMENT_BYTES: (u64, u64) = (64 << 10, 16 << 20);
-/// A process that may not deliver yet numbers its records so far above the highest it sees that
-/// the other one never gets there.
-const LEAP: u64 = 1 << 32;
 
 /// One destination's spool: a writer appends, an exporter reads and settles.
 pub struct Spool {
@@ -128,35 +128,23 @@ impl Spool {
     /// # Errors
     /// The folder cannot be made, read or written.
     pub fn open(&self) -> io::Result<()> {
-        let mut index = self.lock_index();
-        if index.lock.is_some() {
+        let index = self.lock_index();
+        let (is_open, is_ours) = (index.is_open, index.lock.is_some());
+        drop(index);
+        if is_ours {
             return Ok(());
         }
-        if !index.is_open {
+        if !is_open {
             folder::create(&self.folder)?;
         }
         let lock = folder::lock(&self.folder)?;
-        let named = folder::list(&self.folder)?;
-        let position = folder::load_position(&self.folder);
-        if !index.is_open {
-            let highest = named.iter().map(|named| named.next.unwrap_or(named.first)).max();
-            // What is noted may have reached the disk without what was written, and no number twice.
-            index.next = highest.unwrap_or_default().max(position.end());
+        if lock.is_some() || !is_open {
+            // Nobody who asks for the index waits meanwhile.
+            let alone = folder::alone(&self.folder)?;
+            let mut index = self.lock_index();
+            self.take_part(&mut index, lock.is_some(), &alone)?;
+            (index.is_open, index.lock) = (true, lock);
         }
-        if lock.is_some() {
-            for named in named {
-                if !index.segments.contains_key(&named.first) {
-                    self.adopt(&mut index, &named)?;
-                }
-            }
-            index.progress = position;
-            index.skip_gaps();
-            index.delete_done()?;
-            index.look_up_ages();
-        } else if !index.is_open {
-            index.next = index.next.saturating_add(LEAP);
-        }
-        (index.is_open, index.lock) = (true, lock);
         self.grown.notify_one();
         Ok(())
     }
@@ -195,10 +183,8 @@ impl Spool {
             holds.records += index.progress.undone(*first, segment.next);
         }
         if holds.records > 0 {
-            // Where another process delivers, ours begin far above what it has done.
-            let lowest = index.segments.first_key_value().map(|(first, _)| *first);
-            let oldest = lowest.unwrap_or_default().max(index.progress.upto());
-            holds.oldest_ms = index.ages.at(oldest);
+            let oldest = index.undone().next().map(|(number, _)| number);
+            holds.oldest_ms = oldest.and_then(|number| index.ages.at(number));
         }
         if index.unwritten > 0 {
             holds.unwritten = index.unwritten;
@@ -248,10 +234,9 @@ impl Spool {
     /// for this process.
     pub fn settle(&self, from: u64, to: u64) -> io::Result<()> {
         let mut index = self.lock_index();
-        if !index.progress.settle(from, to) {
+        if !index.settle(from, to) {
             return Ok(());
         }
-        index.skip_gaps();
         // On a full disk the position cannot be noted, and deleting files makes room for it.
         let Index { position, progress, .. } = &mut *index;
         let noted = folder::save_position(position, &self.folder, progress);
@@ -301,40 +286,46 @@ impl Index {
         let Some((first, segment)) = self.segments.pop_first() else { return Ok(None) };
         let lost = self.progress.waiting(first, segment.next);
         self.progress.settle(first, segment.next);
-        self.skip_gaps();
         remove(&segment.path).map(|()| Some(lost))
     }
 
-    /// Numbers that no segment holds are done with: they were dropped, or never given.
-    fn skip_gaps(&mut self) {
-        loop {
-            let upto = self.progress.upto();
-            let at = self.segments.iter().find(|(_, segment)| segment.next > upto);
-            let start = at.map_or(self.next, |(first, _)| *first);
-            if start <= upto || !self.progress.settle(upto, start) {
-                return;
-            }
+    /// `from..to` are done with, as far as they are in segments: what is between them may be another's.
+    /// Whether anything changed.
+    fn settle(&mut self, from: u64, to: u64) -> bool {
+        self.progress.unclaim(from, to);
+        let mut has_changed = false;
+        for (first, segment) in self.segments.range(..to).filter(|(_, one)| one.next > from) {
+            has_changed |= self.progress.settle(from.max(*first), to.min(segment.next));
         }
+        has_changed
+    }
+
+    /// Segments that are not done with, and the first number in each that is not.
+    fn undone(&self) -> impl Iterator<Item = (u64, &Segment)> {
+        let segments = self.segments.iter();
+        let from = segments.map(|(first, segment)| (self.progress.next_undone(*first), segment));
+        from.filter(|(number, segment)| *number < segment.next)
     }
 
     /// How old what another process left is: exactly for the first record that is not done with.
     fn look_up_ages(&mut self) {
-        let upto = self.progress.upto();
-        for (first, segment) in self.segments.iter().filter(|(_, segment)| segment.next > upto) {
-            let from = upto.max(*first);
-            if let Some(finished_ms) = folder::finished_ms(&segment.path, from) {
-                self.ages.mark(from, finished_ms);
-            }
+        let mut marks = Vec::new();
+        for (number, segment) in self.undone() {
+            marks.extend(folder::finished_ms(&segment.path, number).map(|ms| (number, ms)));
+        }
+        for (number, finished_ms) in marks {
+            self.ages.mark(number, finished_ms);
         }
     }
 
+    /// Also those above what another process has yet to do.
     fn delete_done(&mut self) -> io::Result<()> {
-        let upto = self.progress.upto();
-        while let Some(entry) = self.segments.first_entry() {
-            if entry.get().next > upto || entry.get().is_growing {
-                break;
-            }
-            let path = entry.remove().path;
+        let is_done = |(first, segment): &(&u64, &Segment)| {
+            !segment.is_growing && self.progress.undone(**first, segment.next) == 0
+        };
+        let done: Vec<_> = self.segments.iter().filter(is_done).map(|(first, _)| *first).collect();
+        for path in done.iter().filter_map(|first| self.segments.remove(first)).map(|one| one.path)
+        {
             empty(&path);
             remove(&path)?;
         }

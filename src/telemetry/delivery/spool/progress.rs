@@ -106,6 +106,13 @@ impl Progress {
         number < self.upto || self.done.contains(number)
     }
 
+    /// The lowest number from this one on that is not done with.
+    pub(super) fn next_undone(&self, number: u64) -> u64 {
+        let number = number.max(self.upto);
+        let around = self.done.last_before(number.saturating_add(1));
+        around.map_or(number, |(_, end)| end.max(number))
+    }
+
     /// An export has taken these.
     pub(super) fn claim(&mut self, from: u64, to: u64) {
         self.claimed.insert(from, to);
@@ -115,6 +122,11 @@ impl Progress {
     pub(super) fn release(&mut self, from: u64, to: u64) -> u64 {
         self.claimed.remove(from, to);
         to.saturating_sub(from) - self.undone(from, to)
+    }
+
+    /// An export has ended these, or what is left of them.
+    pub(super) fn unclaim(&mut self, from: u64, to: u64) {
+        self.claimed.remove(from, to);
     }
 
     /// These are done with, well or not. Whether anything changed.
