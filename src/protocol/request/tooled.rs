@@ -32,7 +32,8 @@ fn a_tool_within_a_tool_names_as_one_alone() {
         (r#"{"type":"x","parameters":{"a":[[{"b":{"judge_model":"b"}}]]}}"#, &["a", "b"]),
         (r#"{"type":"x","parameters":{"fallbacks":["b",{"Model":"c"}]}}"#, &["a", "b", "c"]),
         (r#"{"type":"function","function":{"parameters":{"model":"no"}}}"#, &["a"]),
-        (r#"{"type":"openrouter:subagent"}"#, &["a", "openrouter:subagent"]),
+        (r#"{"type":"openrouter:advisor"}"#, &["a", "openrouter:advisor"]),
+        (r#"{"type":"openrouter:subagent"}"#, &["a"]),
     ] {
         assert_eq!(within(inner), names, "{inner}");
     }
@@ -140,7 +141,7 @@ fn a_tool_that_leaves_the_choice_to_the_provider_is_named_itself() {
 fn what_a_tool_runs_is_told_from_what_may_answer() {
     let found = facts(&chat(
         r#","models":["a"],"plugins":[{"id":"fusion","analysis_models":["b"]},{"id":"auto-router","allowed_models":["c/*"]}],
-        "tools":[{"type":"openrouter:subagent"}]"#,
+        "tools":[{"type":"openrouter:advisor"}]"#,
     ));
     let named: Vec<_> = found.named().map(|named| (named.text, named.role)).collect();
     let expected = [
@@ -148,7 +149,7 @@ fn what_a_tool_runs_is_told_from_what_may_answer() {
         ("a", Role::Answers),
         ("b", Role::Helps),
         ("c/*", Role::Answers),
-        ("openrouter:subagent", Role::Tool),
+        ("openrouter:advisor", Role::Tool),
     ];
     assert_eq!(named, expected);
 }

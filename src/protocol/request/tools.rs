@@ -11,9 +11,9 @@ use crate::error::Rejection;
 use std::ops::Range;
 
 const FUSION: &str = "openrouter:fusion";
-/// The tools that run another model, one of the provider's choice where none is named.
-const CHOOSING: [&str; 4] =
-    ["openrouter:advisor", FUSION, "openrouter:image_generation", "openrouter:subagent"];
+/// The tools that run another model, one of the provider's choice where none is named. A subagent is not one
+/// of them: it falls back to the call's own model.
+const CHOOSING: [&str; 3] = ["openrouter:advisor", FUSION, "openrouter:image_generation"];
 
 /// What a member of an entry, or of anything within it, is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
