@@ -28,6 +28,8 @@ struct Used {
     upstream: Option<UpstreamCost>,
     /// Output tokens by our estimate; `None` where nobody has seen the reply, or all of it.
     produced: Option<u64>,
+    /// The same of what was seen of it.
+    seen: u64,
     /// Whether an upstream may have worked for it.
     has_worked: bool,
 }
@@ -48,10 +50,16 @@ struct Stake {
 }
 
 impl Stake {
-    /// Output tokens by our count, of a call that kept to what was reserved for it.
-    const fn may_be_counted(&self) -> u64 {
+    /// Whether so many output tokens by our count may be those of a call that kept to what was reserved.
+    const fn may_cover(&self, produced: u64) -> bool {
         const AN_EVENT: u64 = 64;
-        self.output.saturating_mul(2).saturating_add(AN_EVENT)
+        let most = self.output.saturating_mul(2).saturating_add(AN_EVENT);
+        self.has_budget && self.is_priced && produced <= most
+    }
+
+    /// The longest output of a call whose end nobody has seen, of which so much was.
+    fn longest(&self, seen: u64) -> u64 {
+        if self.may_cover(seen) { self.output } else { self.output.max(seen) }
     }
 }
 
@@ -171,6 +179,7 @@ fn used(ctx: &Ctx, reading: &Reading) -> Used {
     let has_broken = reading.fault.is_some();
     let is_over = reading.finish.is_some() && !has_broken || reading.is_done;
     let is_whole = is_over && (says_output || produced == 0);
+    let seen = produced;
     let produced = (is_counted || is_embedding(ctx)).then_some(produced);
     Used {
         usage: reading.usage.filter(is_any),
@@ -178,6 +187,7 @@ fn used(ctx: &Ctx, reading: &Reading) -> Used {
             || !says_output && produced.is_some_and(|tokens| tokens > 0),
         upstream: money(ctx, reading),
         produced,
+        seen,
         has_worked,
     }
 }
@@ -213,7 +223,7 @@ fn left_behind(ctx: &Ctx, reading: &Reading) -> Used {
 /// its first token, and a plain reply is written to its end.
 const fn unseen(has_no_output: bool) -> Used {
     let produced = if has_no_output { Some(0) } else { None };
-    Used { usage: None, is_open: false, upstream: None, produced, has_worked: true }
+    Used { usage: None, is_open: false, upstream: None, produced, seen: 0, has_worked: true }
 }
 
 /// One bill for two upstream calls; the more certain of two sources is none of both, unless one is of nothing.
@@ -273,9 +283,7 @@ where
         }
         // Our count may lie above the upstream's, which was told the most it may write, and a stream is cut
         // behind the event that reaches it; but not so far.
-        (Some((rates, _)), None)
-            if stake.has_budget && stake.is_priced && produced <= stake.may_be_counted() =>
-        {
+        (Some((rates, _)), None) if stake.may_cover(produced) => {
             rates.cost(&usage).min(stake.reserved)
         }
         (Some((rates, _)), None) => rates.cost(&usage),
@@ -294,7 +302,7 @@ where
 /// The upstream's count of the input, where it has named one, and our own of what it produced.
 fn estimated(used: &Used, stake: &Stake) -> Usage {
     let Some(produced) = used.produced else {
-        return of_ours(stake.prompt.most, stake.output);
+        return of_ours(stake.prompt.most, stake.longest(used.seen));
     };
     match used.usage.filter(|usage| usage.input_total > 0) {
         Some(begun) => Usage { output: produced, reasoning: 0, output_total: produced, ..begun },
@@ -312,8 +320,7 @@ mod tests {
     use super::*;
     use crate::store::TokenPrice;
 
-    const SILENT: Used =
-        Used { usage: None, is_open: false, upstream: None, produced: Some(50), has_worked: true };
+    const SILENT: Used = Used { produced: Some(50), ..UNSEEN };
     const UNSEEN: Used = unseen(false);
     /// A millionth of a dollar a token: 125 + 400 tokens.
     const STAKE: Stake = Stake {
@@ -406,6 +413,15 @@ mod tests {
         assert_eq!(late, Some((525_000, CostSource::Estimate, 125)), "the price came meanwhile");
         let told = Used { usage: Some(usage()), ..UNSEEN };
         assert_eq!(said_for(&STAKE, &told, rates()), Some((15_000, CostSource::Config, 10)));
+    }
+
+    #[test]
+    fn what_was_seen_of_a_call_is_the_least_it_costs() {
+        let seen = |stake: &Stake, seen| said_for(stake, &Used { seen, ..UNSEEN }, rates());
+        assert_eq!(seen(&STAKE, 50), said(&UNSEEN, rates()));
+        assert_eq!(seen(&STAKE, 450), said(&UNSEEN, rates()), "by our count alone");
+        assert_eq!(seen(&STAKE, 20_000), Some((20_125_000, CostSource::Estimate, 125)));
+        assert_eq!(seen(&FREE, 450), Some((575_000, CostSource::Estimate, 125)));
     }
 
     #[test]

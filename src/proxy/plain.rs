@@ -83,7 +83,8 @@ pub(super) async fn plain(
         tap.push(piece);
     }
     if judge::status(status) != Judgement::Good {
-        ctx.outcome.read(tap.finish_counted(), true);
+        // An error is no output, however long it is.
+        ctx.outcome.read(Finished { produced_tokens: 0, ..tap.finish_counted() }, true);
         return Box::pin(callers_fault(caller, ctx, call, reply, &held)).await;
     }
     let mut tap = Some(tap);
@@ -136,7 +137,8 @@ async fn long(
     let sent = forward_plain(caller, &mut reply, clock, (header, held), &mut tap).await;
     let finished = tap.finish_counted();
     let (is_fault, form) = (finished.reading.fault.is_some(), finished.form);
-    ctx.outcome.read(finished, sent.is_ok());
+    // Where it breaks off, its upstream may have written more.
+    ctx.outcome.read(finished, sent.is_ok() && form != Form::Cut);
     let (reason, kind) = match (sent, form) {
         (Err(Stopped::CallerGone), _) => return Err(Stopped::CallerGone),
         (Err(Stopped::Failed(failure)), _) => (reason(&failure), kind(&failure)),

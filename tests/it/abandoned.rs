@@ -91,6 +91,43 @@ async fn a_plain_call_that_its_caller_leaves_costs_what_was_reserved_for_it() {
     assert!((told - first - second - third).abs() < 1e-9, "{told}");
 }
 
+/// A reply of 60,000 words, without an end.
+fn endless() -> String {
+    let text = "word ".repeat(60_000);
+    format!(r#"{{"choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"#)
+}
+
+#[tokio::test]
+async fn a_long_plain_reply_that_is_not_finished_costs_what_came_of_it() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&budgeted().upstream("main", &origin.base_url(), "")).await;
+    let mut before = 0.0;
+    let mut is_of_words = async |what: &str, words: f64| {
+        let used = charged(&gateway).await;
+        // A quarter of a token a byte.
+        let (cost, least) = (used - before, words * 10e-6);
+        before = used;
+        assert!((least..least * 1.7).contains(&cost), "{what}: {cost}");
+    };
+    let begun = |framing| Reply::head(200, "application/json", framing).piece(endless());
+    for (what, reply) in [
+        ("a cut", begun(Framing::Length(350_000)).close()),
+        ("a clean end", begun(Framing::Chunked).end()),
+    ] {
+        origin.next(reply);
+        let mut client = gateway.client().await;
+        client.send_request(&Request::post(CHAT, &long())).await;
+        client.rest().await;
+        is_of_words(what, 60_000.0).await;
+    }
+    origin.next(begun(Framing::Length(350_000)).hang());
+    let mut client = gateway.client().await;
+    client.open(&Request::post(CHAT, &long())).await;
+    client.read_until(&"word ".repeat(40_000)).await;
+    drop(client);
+    is_of_words("a caller that leaves", 45_000.0).await;
+}
+
 #[tokio::test]
 async fn callers_that_leave_again_and_again_use_their_budget_up() {
     let origin = Origin::start().await;

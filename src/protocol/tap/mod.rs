@@ -323,6 +323,8 @@ impl Notes {
 }
 
 #[cfg(test)]
+mod counts;
+#[cfg(test)]
 mod recorded;
 #[cfg(test)]
 mod retold;

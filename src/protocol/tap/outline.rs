@@ -1,9 +1,13 @@
-//! Whether a JSON text has come whole, judged by its brackets alone: for replies too long to be kept.
+//! Whether a JSON text has come whole, judged by its brackets alone, and how long its texts are: for
+//! replies too long to be kept.
 
 use super::Form;
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// So many bytes of ASCII without a blank are no words, but an image or a sound in base64.
+const MEDIA: u64 = 2 << 10;
 
 /// How far a JSON text has come.
 #[derive(Debug, Default)]
@@ -12,6 +16,10 @@ pub(super) struct Outline {
     depth: u64,
     in_text: bool,
     is_escaped: bool,
+    /// Bytes within quotation marks, names of members included and media not.
+    text_bytes: u64,
+    /// Bytes behind them that may be media.
+    run: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +64,21 @@ impl Outline {
         }
     }
 
+    /// How long its texts are, in bytes.
+    pub(super) const fn text_bytes(&self) -> u64 {
+        self.text_bytes + if self.run < MEDIA { self.run } else { 0 }
+    }
+
+    /// Counts the next bytes of a text, and whether a run ends behind them.
+    fn count(&mut self, text: &[u8], ends: bool) {
+        self.run += text.len() as u64;
+        let is_words = memchr(b' ', text).is_some() || !text.is_ascii();
+        if ends || is_words {
+            self.text_bytes += if is_words || self.run < MEDIA { self.run } else { 0 };
+            self.run = 0;
+        }
+    }
+
     /// Before and after there are but blanks. Returns how many bytes were read, as the others do.
     fn around(&mut self, bytes: &[u8]) -> usize {
         let Some(at) = bytes.iter().position(|byte| !byte.is_ascii_whitespace()) else {
@@ -74,7 +97,10 @@ impl Outline {
         if std::mem::take(&mut self.is_escaped) {
             return 1;
         }
-        let Some(at) = memchr2(b'"', b'\\', bytes) else { return bytes.len() };
+        let end = memchr2(b'"', b'\\', bytes);
+        let text = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
+        self.count(text, end.is_some());
+        let Some(at) = end else { return bytes.len() };
         match bytes.get(at) {
             Some(b'"') => self.in_text = false,
             Some(_) | None => self.is_escaped = true,

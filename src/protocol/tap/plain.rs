@@ -45,7 +45,9 @@ pub enum Form {
 pub struct Finished {
     /// What it said about itself.
     pub reading: Reading,
-    /// Tokens of output, roughly: by the bytes where it was too long to be kept whole.
+    /// Tokens of output, roughly. Of one that was too long to be kept whole, or that breaks off behind
+    /// its beginning, they are counted by the bytes of all texts in it, the names of members included:
+    /// rather too many than too few.
     pub produced_tokens: u64,
     /// Whether it is whole. Of one too long to be kept the brackets tell.
     pub form: Form,
@@ -63,7 +65,7 @@ pub struct PlainTap {
     most_tail: usize,
     /// Bytes that are in neither.
     missing: usize,
-    /// Follows a reply that is longer than the head.
+    /// Follows a reply that is longer than the head, from its first byte on.
     outline: Outline,
     keeps: Option<usize>,
     /// Counts the embeddings of such a reply, where they are wanted.
@@ -158,7 +160,11 @@ impl PlainTap {
                 is_whole = read_reply(&mut notes, self.dialect, &body);
             }
             let form = if is_whole { Form::Whole } else { form(&body) };
-            let produced_tokens = notes.produced_tokens.tokens();
+            let mut produced_tokens = notes.produced_tokens.tokens();
+            if form != Form::Whole {
+                // The text that breaks off was not read.
+                produced_tokens = produced_tokens.max(self.passed_tokens());
+            }
             let mut reading = notes.take_reading();
             // Its caller has had all that came of it, and the text that breaks off was not read.
             if form == Form::Cut && self.tail_bytes > 0 {
@@ -176,9 +182,13 @@ impl PlainTap {
             self.as_it_came(output, (&head, &tail));
         }
         notes.reading.output = output;
-        let bytes = head.len() + self.tail_bytes + self.missing;
-        let produced_tokens = bytes as u64 / BYTES_A_TOKEN;
+        let produced_tokens = self.passed_tokens();
         Finished { reading: notes.take_reading(), produced_tokens, form: self.outline.form() }
+    }
+
+    /// The tokens in all that passed of a reply that is longer than the head.
+    const fn passed_tokens(&self) -> u64 {
+        self.outline.text_bytes() / BYTES_A_TOKEN
     }
 
     /// What is kept of a reply that breaks off.
