@@ -58,6 +58,8 @@ pub struct Cost {
 pub struct Counted {
     /// Tokens.
     pub usage: Option<Usage>,
+    /// Whether the output is among them.
+    pub names_output: bool,
     /// Money.
     pub cost: Option<UpstreamCost>,
 }
@@ -156,7 +158,8 @@ struct OutputDetails<'c>(&'c mut OpenAiCounts);
 impl OpenAiCounts {
     /// The counts, and money, once there is any.
     pub(super) fn counted(&self) -> Counted {
-        Counted { usage: self.usage(), cost: self.money.cost() }
+        let names_output = self.output.0.or(self.total.0).is_some();
+        Counted { usage: self.usage(), names_output, cost: self.money.cost() }
     }
 
     /// The output is the larger of the output named and the total less the input, since xAI leaves
@@ -200,7 +203,13 @@ impl AnthropicCounts {
 
     /// The counts so far, and the money that the last part named.
     pub(super) fn counted(&self) -> Counted {
-        Counted { usage: self.usage(), cost: self.money.cost() }
+        let names_output = self.names_output();
+        Counted { usage: self.usage(), names_output, cost: self.money.cost() }
+    }
+
+    /// Whether the output is among them.
+    pub(super) const fn names_output(&self) -> bool {
+        self.output.0.is_some()
     }
 
     /// `input_tokens` leaves out what the cache gave and took;

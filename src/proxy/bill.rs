@@ -24,6 +24,8 @@ struct Used {
     usage: Option<Usage>,
     /// Whether that count may lack the end: a stream was left, and some begin with a first count.
     is_open: bool,
+    /// Whether there was output after it. Money says by itself whether it is all.
+    is_early: bool,
     /// Money as the upstream counted it.
     upstream: Option<UpstreamCost>,
     /// Output tokens by our estimate; `None` where nobody has seen the reply, or all of it.
@@ -185,6 +187,7 @@ fn used(ctx: &Ctx, reading: &Reading) -> Used {
         usage: reading.usage.filter(is_any),
         is_open: ctx.stream && !is_whole
             || !says_output && produced.is_some_and(|tokens| tokens > 0),
+        is_early: reading.is_early,
         upstream: money(ctx, reading),
         produced,
         seen,
@@ -223,7 +226,8 @@ fn left_behind(ctx: &Ctx, reading: &Reading) -> Used {
 /// its first token, and a plain reply is written to its end.
 const fn unseen(has_no_output: bool) -> Used {
     let produced = if has_no_output { Some(0) } else { None };
-    Used { usage: None, is_open: false, upstream: None, produced, seen: 0, has_worked: true }
+    let (usage, upstream, is_open, is_early) = (None, None, false, false);
+    Used { usage, is_open, is_early, upstream, produced, seen: 0, has_worked: true }
 }
 
 /// One bill for two upstream calls; the more certain of two sources is none of both, unless one is of nothing.
@@ -270,7 +274,8 @@ where
     let produced = used.produced.unwrap_or_default();
     // What was named before the end may not be all; nor is it, where nobody has seen how much there was.
     let is_all = |usage: &Usage| used.produced.is_some() && usage.output_total >= produced;
-    let named = used.usage.filter(|usage| !used.is_open || is_all(usage));
+    let may_lack = used.is_open || used.is_early;
+    let named = used.usage.filter(|usage| !may_lack || is_all(usage));
     let usage = named.unwrap_or_else(|| estimated(used, stake));
     let known = (prices.of_model)(&usage);
     let cost = match (known, named) {
@@ -462,6 +467,11 @@ mod tests {
         // Of an event that was too long to be read nobody knows how much it was.
         let unread = Used { produced: None, ..left };
         assert_eq!(said(&unread, rates()), said(&UNSEEN, rates()));
+        // From before more output, whatever the end says.
+        let early = Used { is_open: false, is_early: true, ..left };
+        assert_eq!(said(&early, rates()), said(&left, rates()));
+        let paid = Used { upstream: whole(0.000_02), ..early };
+        assert_eq!(said(&paid, rates()), Some((20_000, CostSource::Upstream, 10)));
     }
 
     #[test]

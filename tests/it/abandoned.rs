@@ -1,8 +1,8 @@
 //! Calls that nobody waited for: what an upstream may bill is charged, and nothing else.
 
 use crate::harness::{
-    Config, Fate, Framing, Gate, Gateway, KEY, Origin, Reply, Request, assert_openai_error, chat,
-    chat_stream, delta, eventually,
+    Config, FINISH, Fate, Framing, Gate, Gateway, KEY, Origin, Reply, Request, assert_openai_error,
+    chat, chat_stream, delta, eventually,
 };
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -10,6 +10,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 const CHAT: &str = "/v1/chat/completions";
+const MESSAGES: &str = "/v1/messages";
+const RESPONSES: &str = "/v1/responses";
 /// 1 $ a million tokens in, 10 $ a million out.
 const PRICES: &str = "prices: { \"acme/*\": { input_per_million: 1, output_per_million: 10 } }";
 
@@ -126,6 +128,66 @@ async fn a_long_plain_reply_that_is_not_finished_costs_what_came_of_it() {
     client.read_until(&"word ".repeat(40_000)).await;
     drop(client);
     is_of_words("a caller that leaves", 45_000.0).await;
+}
+
+/// A dialect's stream of 100 words whose first event names a usage, and its last one this.
+fn counted_early(path: &str, usage: &Value) -> String {
+    let words = "word ".repeat(100);
+    let event =
+        |data: Value| format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap());
+    let early = json!({"prompt_tokens": 10, "completion_tokens": 1, "input_tokens": 10, "output_tokens": 1});
+    if path == CHAT {
+        let first = json!({"choices": [{"index": 0, "delta": {"content": ""}}], "usage": early});
+        let last = json!({"choices": [], "usage": usage});
+        let (first, last) = (format!("data: {first}\n\n"), format!("data: {last}\n\n"));
+        return [&first, &delta(&words), FINISH, &last, "data: [DONE]\n\n"].concat();
+    }
+    let response = |status: &str, usage: &Value| json!({"id": "r", "status": status, "output": [], "usage": usage});
+    let events = if path == MESSAGES {
+        let message = json!({"id": "m", "type": "message", "content": [], "usage": early});
+        let text = json!({"type": "text_delta", "text": words});
+        vec![
+            json!({"type": "message_start", "message": message}),
+            json!({"type": "content_block_delta", "index": 0, "delta": text}),
+            json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}),
+            json!({"type": "message_stop"}),
+        ]
+    } else {
+        vec![
+            json!({"type": "response.created", "response": response("in_progress", &early)}),
+            json!({"type": "response.output_text.delta", "delta": words}),
+            json!({"type": "response.completed", "response": response("completed", usage)}),
+        ]
+    };
+    events.into_iter().map(event).collect()
+}
+
+#[tokio::test]
+async fn a_usage_from_before_the_output_is_not_the_last_word() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(&budgeted().upstream("main", &origin.base_url(), "")).await;
+    let last = json!({"prompt_tokens": 10, "completion_tokens": 7, "input_tokens": 10, "output_tokens": 7});
+    let halves = json!({"output_tokens": null, "input_tokens": 10});
+    let estimate = ("estimate", 0.000_8..0.001_5);
+    let counted = ("config", 0.000_079..0.000_081);
+    for (path, usage, (source, usd)) in [
+        (CHAT, Value::Null, estimate.clone()),
+        (CHAT, last.clone(), counted.clone()),
+        (CHAT, json!({"cost": 0.000_02}), ("upstream", 0.000_019..0.000_021)),
+        (MESSAGES, Value::Null, estimate.clone()),
+        (MESSAGES, halves, estimate.clone()),
+        (MESSAGES, last.clone(), counted.clone()),
+        (RESPONSES, Value::Null, estimate),
+        (RESPONSES, last, counted),
+    ] {
+        origin.next(Reply::sse(counted_early(path, &usage)));
+        let mut body = streamed();
+        body["input"] = json!("hi");
+        let reply = gateway.post(path, &body).await;
+        let line = gateway.log_of(&reply).await;
+        assert_eq!(line["cost_source"], source, "{path} {usage}: {line}");
+        assert!(usd.contains(&line["cost_usd"].as_f64().unwrap()), "{path} {usage}: {line}");
+    }
 }
 
 #[tokio::test]

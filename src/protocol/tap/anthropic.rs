@@ -5,7 +5,7 @@ use super::produced::Produced;
 use super::said::{CallIndex, Kind, Note, Said};
 use super::{Notes, Progress, UpstreamFault};
 use crate::protocol::lenient::{Lenient, Word, read, read_document, skip};
-use crate::protocol::usage::AnthropicCounts;
+use crate::protocol::usage::{AnthropicCounts, Counted};
 use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
@@ -107,7 +107,9 @@ impl Reply {
         notes.transcribe(self.said);
         notes.names(self.id.0, self.model.0);
         notes.counts.merge(&self.counts);
-        notes.bill(notes.counts.counted());
+        // An event that says nothing of the output leaves open whether there was more of it.
+        let names_output = self.counts.names_output();
+        notes.bill(Counted { names_output, ..notes.counts.counted() });
         notes.fault(self.error.fault());
         let finish = self.stop_reason.0.map(|reason| {
             match reason.as_str() {

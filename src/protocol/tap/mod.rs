@@ -254,6 +254,7 @@ impl Notes {
         if self.is_loss(dialect, event.name) {
             self.lose(event.bytes);
         }
+        self.reading.goes_on();
         plain::read_end(self, dialect, event.data);
         if dialect == Dialect::Responses {
             responses::ended(self, event.name);
@@ -312,6 +313,9 @@ impl Notes {
 
     fn count(&mut self, produced: &produced::Produced) {
         self.has_token |= produced.is_any;
+        if produced.bytes > 0 {
+            self.reading.goes_on();
+        }
         self.produced_bytes = self.produced_bytes.saturating_add(produced.bytes);
         self.produced_tokens.add(&produced.tokens);
     }

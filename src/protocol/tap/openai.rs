@@ -95,7 +95,11 @@ impl Reply {
         notes.fault(fault.or_else(|| self.groq.error.fault()));
         notes.finish(self.choices.finish.0, self.choices.finished);
         let (own, groq) = (self.counts.counted(), self.groq.counts.counted());
-        notes.bill(Counted { usage: own.usage.or(groq.usage), cost: own.cost.or(groq.cost) });
+        notes.bill(Counted {
+            usage: own.usage.or(groq.usage),
+            names_output: own.names_output || groq.names_output,
+            cost: own.cost.or(groq.cost),
+        });
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Reading {
     pub id: Option<String>,
     /// Tokens, as the upstream counted them.
     pub usage: Option<Usage>,
+    /// Whether there was output after that count.
+    pub is_early: bool,
     /// Money, as the upstream counted it.
     pub upstream_cost: Option<UpstreamCost>,
     /// Why it ended, in OpenAI's words where there is one: `stop`, `length`, `tool_calls`,
@@ -38,12 +40,21 @@ impl Reading {
 
     /// Keeps the last counts; Groq sends them twice. Money from before more output is not all.
     pub(super) fn bill(&mut self, counted: Counted) {
-        let Reading { usage, upstream_cost, .. } = self;
+        let Reading { usage, upstream_cost, is_early, .. } = self;
+        *is_early &= !counted.names_output;
         let output = |usage: Option<Usage>| usage.map_or(0, |usage| usage.output_total);
         let is_more = output(counted.usage) > output(*usage);
         let earlier =
             upstream_cost.map(|cost| UpstreamCost { is_all: cost.is_all && !is_more, ..cost });
         *upstream_cost = counted.cost.or(earlier);
         *usage = counted.usage.or(*usage);
+    }
+
+    /// More output comes: what was counted before is the least.
+    pub(super) fn goes_on(&mut self) {
+        self.is_early = self.usage.is_some();
+        if let Some(cost) = &mut self.upstream_cost {
+            cost.is_all = false;
+        }
     }
 }

@@ -44,6 +44,7 @@ impl Expected {
             usage: self.usage,
             upstream_cost: self.cost_usd.map(|usd| UpstreamCost { usd, is_all: true, parts: None }),
             finish: self.finish.map(str::to_owned),
+            is_early: false,
             is_done: false,
             is_under_way: false,
             fault: self.fault.map(|(message, code, status)| UpstreamFault {
