@@ -110,7 +110,7 @@ const TICKS_PER_USD: f64 = 1e10;
 
 /// A `usage` object of OpenAI's dialects: `prompt_tokens` is `input_tokens` on `/responses`, and so
 /// on, with the details that providers add.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct OpenAiCounts {
     input: Count,
     output: Count,
@@ -156,9 +156,35 @@ struct InputDetails<'c>(&'c mut OpenAiCounts);
 struct OutputDetails<'c>(&'c mut OpenAiCounts);
 
 impl OpenAiCounts {
+    /// Takes over what a later usage says, as some name the input in one chunk and the output in another:
+    /// each count replaces itself. A sum of older counts is none of newer ones.
+    pub(super) fn merge(&mut self, later: &Self) {
+        let Self { input, output, total, cached, cache_write, input_audio, .. } = later;
+        let is_newer = input.0.or(output.0).is_some();
+        self.total.0 = total.0.or(self.total.0.filter(|_| !is_newer));
+        self.input.0 = input.0.or(self.input.0);
+        self.output.0 = output.0.or(self.output.0);
+        self.cached.0 = cached.0.or(self.cached.0);
+        self.cache_write.0 = cache_write.0.or(self.cache_write.0);
+        self.input_audio.0 = input_audio.0.or(self.input_audio.0);
+        self.reasoning.0 = later.reasoning.0.or(self.reasoning.0);
+        self.output_audio.0 = later.output_audio.0.or(self.output_audio.0);
+        self.money = later.money.clone();
+    }
+
+    /// Whether the input, the output or their sum is among them.
+    pub(super) fn has_any(&self) -> bool {
+        self.input.0.or(self.output.0).or(self.total.0).is_some()
+    }
+
+    /// Whether the output is among them, be it by the sum.
+    pub(super) fn names_output(&self) -> bool {
+        self.output.0.or(self.total.0).is_some()
+    }
+
     /// The counts, and money, once there is any.
     pub(super) fn counted(&self) -> Counted {
-        let names_output = self.output.0.or(self.total.0).is_some();
+        let names_output = self.names_output();
         Counted { usage: self.usage(), names_output, cost: self.money.cost() }
     }
 

@@ -1,5 +1,6 @@
-//! Tests of what is counted: what passed of replies that break off.
+//! Tests of what is counted: usages in parts, and what passed of replies that break off.
 
+use super::tests::{read_events, usage};
 use super::*;
 use bytes::Bytes;
 
@@ -34,5 +35,28 @@ fn an_image_in_a_long_reply_is_no_text() {
     for end in ["", r#""}}]}}]}"#] {
         let tokens = produced(Dialect::Chat, &[start, &image, end].concat());
         assert!(tokens < 100, "{tokens}");
+    }
+}
+
+#[test]
+fn a_usage_in_two_parts_is_one() {
+    for (first, second, expected) in [
+        (r#"{"prompt_tokens":10}"#, r#"{"completion_tokens":5}"#, [10, 0, 5, 0, 10, 5]),
+        (
+            r#"{"prompt_tokens":10,"prompt_tokens_details":{"cached_tokens":4}}"#,
+            r#"{"completion_tokens":5,"completion_tokens_details":{"reasoning_tokens":2}}"#,
+            [6, 4, 3, 2, 10, 5],
+        ),
+        // A total of before is none of what comes later.
+        (
+            r#"{"prompt_tokens":10,"completion_tokens":9,"total_tokens":19}"#,
+            r#"{"prompt_tokens":10,"completion_tokens":5}"#,
+            [10, 0, 5, 0, 10, 5],
+        ),
+        (r#"{"prompt_tokens":10,"completion_tokens":9}"#, "null", [10, 0, 9, 0, 10, 9]),
+    ] {
+        let events = [first, second].map(|part| format!(r#"{{"choices":[],"usage":{part}}}"#));
+        let tap = read_events(Dialect::Chat, &[&events[0], &events[1]]);
+        assert_eq!(tap.reading().usage, usage(expected), "{first} {second}");
     }
 }

@@ -26,7 +26,7 @@ use super::Dialect;
 use super::mend;
 use super::sse::{Event, Framer};
 use super::tokens::Tally;
-use super::usage::{AnthropicCounts, Counted};
+use super::usage::{AnthropicCounts, Counted, OpenAiCounts};
 use heard::Heard;
 use said::Said;
 
@@ -74,6 +74,8 @@ struct Notes {
     open_block: Option<u64>,
     /// Anthropic's counts, whose parts come in several events.
     counts: AnthropicCounts,
+    /// OpenAI's, which some send in parts, too.
+    openai: OpenAiCounts,
     /// A response holds a call of a tool.
     has_tool_call: bool,
     /// Where the texts of an event are noted, while they are wanted.
@@ -309,6 +311,14 @@ impl Notes {
 
     fn bill(&mut self, counted: Counted) {
         self.reading.bill(counted);
+    }
+
+    /// Keeps what a usage of OpenAI's dialects says.
+    fn bill_openai(&mut self, counts: &OpenAiCounts) {
+        self.openai.merge(counts);
+        let counted = self.openai.counted();
+        let usage = counted.usage.filter(|_| counts.has_any());
+        self.bill(Counted { usage, names_output: counts.names_output(), ..counted });
     }
 
     fn count(&mut self, produced: &produced::Produced) {

@@ -5,7 +5,7 @@ use super::fault::{ErrorValue, bare_error};
 use super::produced::Produced;
 use super::said::{Kind, Said};
 use crate::protocol::lenient::{Count, Lenient, Word, read, read_document, skip};
-use crate::protocol::usage::{Counted, OpenAiCounts};
+use crate::protocol::usage::OpenAiCounts;
 use serde::de::MapAccess;
 
 /// A chunk of a stream, or a whole reply: they differ in `delta` and `message` alone.
@@ -94,12 +94,11 @@ impl Reply {
         let fault = named.or_else(|| self.choices.error.fault());
         notes.fault(fault.or_else(|| self.groq.error.fault()));
         notes.finish(self.choices.finish.0, self.choices.finished);
-        let (own, groq) = (self.counts.counted(), self.groq.counts.counted());
-        notes.bill(Counted {
-            usage: own.usage.or(groq.usage),
-            names_output: own.names_output || groq.names_output,
-            cost: own.cost.or(groq.cost),
-        });
+        // What stands at the top is the last word.
+        if self.groq.counts.has_any() {
+            notes.bill_openai(&self.groq.counts);
+        }
+        notes.bill_openai(&self.counts);
     }
 }
 

@@ -289,7 +289,7 @@ pub(super) fn read_end(notes: &mut Notes, dialect: Dialect, end: &[u8]) {
         return;
     }
     let counts: OpenAiCounts = read_into(usage);
-    notes.bill(counts.counted());
+    notes.bill_openai(&counts);
     if dialect != Dialect::Responses {
         // The other dialects' results hold members of any name, and say early that they failed.
         let error: ErrorValue = read_into(last_member(end, "error").unwrap_or_default());

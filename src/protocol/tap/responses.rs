@@ -248,7 +248,7 @@ impl Reply {
     pub(super) fn note(self, notes: &mut Notes) {
         notes.transcribe(self.said);
         notes.names(self.id.0, self.model.0);
-        notes.bill(self.counts.counted());
+        notes.bill_openai(&self.counts);
         notes.has_tool_call |= self.output.is_tool_call;
         notes.fault(self.error.fault());
         let status = self.status.0.as_deref();

@@ -110,7 +110,7 @@ fn has_token(dialect: Dialect, data: &str) -> bool {
     tap.first_token()
 }
 
-fn read_events(dialect: Dialect, events: &[&str]) -> StreamTap {
+pub(super) fn read_events(dialect: Dialect, events: &[&str]) -> StreamTap {
     let stream: Vec<String> = events.iter().map(|data| format!("data: {data}\n\n")).collect();
     tapped(dialect, [stream.concat().as_bytes()])
 }
