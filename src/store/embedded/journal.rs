@@ -41,6 +41,29 @@ pub(super) struct Left {
     pub(super) generation: u64,
     /// Every whole record and where it ends.
     pub(super) records: Vec<(Record, u64)>,
+    pub(super) damage: Damage,
+}
+
+/// What of a part of the journal is no record.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Damage {
+    pub(super) bytes: usize,
+    /// Whole records behind the first of them.
+    pub(super) records_behind: usize,
+}
+
+impl Damage {
+    /// Tells it, if there is any.
+    pub(super) fn tell(self, folder: &Path) {
+        let Self { bytes, records_behind } = self;
+        if bytes > 0 {
+            tracing::warn!(
+                folder = %folder.display(), bytes, records_behind,
+                "the store's journal is damaged: calls written there may be missing in what was spent; \
+                 the records behind are counted"
+            );
+        }
+    }
 }
 
 fn path(folder: &Path) -> PathBuf {
@@ -51,8 +74,7 @@ fn new_path(folder: &Path) -> PathBuf {
     folder.join("journal.new")
 }
 
-/// Reads what an earlier process left, up to the first record that is not whole: that one was
-/// never acted upon.
+/// Reads what an earlier process left. The last record may be torn: that one was never acted upon.
 pub(super) fn read_left(folder: &Path) -> io::Result<Left> {
     let bytes = match std::fs::read(path(folder)) {
         Ok(bytes) => bytes,
@@ -68,17 +90,46 @@ pub(super) fn read_left(folder: &Path) -> io::Result<Left> {
         let generation = u64::from_le_bytes(generation.try_into().ok()?);
         (magic == MAGIC).then_some((generation, rest))
     });
-    let Some((generation, mut rest)) = header else {
+    let Some((generation, rest)) = header else {
         let text = "the file `journal` in it is none of this version; move it away";
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     };
-    let (mut records, mut end) = (Vec::new(), HEADER);
-    while let Some((record, length)) = Record::read(rest) {
-        end += length as u64;
-        records.push((record, end));
-        rest = rest.get(length..).unwrap_or_default();
+    let mut records = Vec::new();
+    let damage = scan(rest, |record, end| records.push((record, HEADER + end as u64)));
+    Ok(Left { generation, records, damage })
+}
+
+/// Reads all whole records and where each ends. Behind what is none it goes on with the next that is, which
+/// its checksum tells.
+fn scan(bytes: &[u8], mut on: impl FnMut(Record, usize)) -> Damage {
+    // Behind the last record are zeros.
+    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let (mut damage, mut at) = (Damage::default(), 0);
+    while at < written {
+        let rest = bytes.get(at..).unwrap_or_default();
+        if let Some((record, length)) = Record::read(rest) {
+            at += length;
+            damage.records_behind += usize::from(damage.bytes > 0);
+            on(record, at);
+            continue;
+        }
+        let written = rest.get(..written - at).unwrap_or_default();
+        let skipped = match next(rest, written.len()) {
+            Some(length) => length,
+            None if Record::is_torn(written) => break,
+            None => written.len(),
+        };
+        damage.bytes += skipped;
+        at += skipped;
     }
-    Ok(Left { generation, records })
+    damage
+}
+
+/// How far away the next whole record is. One whose length is still there is passed over as a whole, so that
+/// nothing that a text in it may say is taken for a record.
+fn next(bytes: &[u8], written: usize) -> Option<usize> {
+    let is_record = |at: &usize| bytes.get(*at..).and_then(Record::read).is_some();
+    Record::length(bytes).filter(is_record).or_else(|| (1..written).find(is_record))
 }
 
 /// Whether what stands at the journal's path is this file, as far as the system says.
@@ -137,7 +188,11 @@ impl Journal {
         for record in records {
             record.write(&mut self.buffer);
         }
-        self.file.write_all_at(&self.buffer, self.end)?;
+        if let Err(error) = self.file.write_all_at(&self.buffer, self.end) {
+            // Nothing that was written of it may be found behind a shorter record later on.
+            self.file.set_len(self.end).and_then(|()| self.file.set_len(ROTATE.max(self.end))).ok();
+            return Err(error);
+        }
         self.end += self.buffer.len() as u64;
         Ok(())
     }
@@ -154,7 +209,9 @@ impl Journal {
 
     /// Goes on in another journal, which holds what is worth keeping of this one up to `known`.
     pub(super) fn rotate(&mut self, mut next: Self, known: u64) -> io::Result<()> {
-        next.append(&read_from(&self.file, known, self.end)?)?;
+        let (records, damage) = read_from(&self.file, known, self.end)?;
+        damage.tell(&self.folder);
+        next.append(&records)?;
         next.buffer = Vec::with_capacity(ROOM);
         next.replace()?;
         *self = next;
@@ -183,16 +240,13 @@ impl Running {
 }
 
 /// The records of a part of the file that begins and ends between records.
-pub(super) fn read_from(file: &File, from: u64, to: u64) -> io::Result<Vec<Record>> {
+pub(super) fn read_from(file: &File, from: u64, to: u64) -> io::Result<(Vec<Record>, Damage)> {
     let length = usize::try_from(to.saturating_sub(from)).unwrap_or_default();
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, from)?;
-    let (mut records, mut rest) = (Vec::new(), &bytes[..]);
-    while let Some((record, length)) = Record::read(rest) {
-        records.push(record);
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    Ok(records)
+    let mut records = Vec::new();
+    let damage = scan(&bytes, |record, _| records.push(record));
+    Ok((records, damage))
 }
 
 #[cfg(test)]

@@ -92,6 +92,7 @@ impl Keeper {
         let purses = ledger.purses(now).map_err(|error| failed(&error))?;
         let file = journal.handle().map_err(|error| failed(&error))?;
         let can_be_told = journal::is_in_place(&self.folder, &file);
+        left.damage.tell(&self.folder);
         self.shared.restore(&purses, journal);
         self.open = Some(Open {
             ledger,
@@ -214,7 +215,8 @@ impl Open {
         }
         if end > self.applied.position {
             let records = journal::read_from(&file, self.applied.position, end);
-            let records = records.map_err(|error| text(&error))?;
+            let (records, damage) = records.map_err(|error| text(&error))?;
+            damage.tell(folder);
             let upto = Applied { position: end, ..self.applied };
             self.ledger.apply(&records, upto).map_err(|error| text(&error))?;
             self.applied = upto;

@@ -79,14 +79,24 @@ impl Record {
     /// The record at the beginning of `bytes` and its length there; `None` where there is no whole
     /// one.
     pub(super) fn read(bytes: &[u8]) -> Option<(Self, usize)> {
-        let mut head = Cursor(bytes);
-        let length = usize::try_from(head.u32()?).ok().filter(|length| *length <= MAX_PAYLOAD)?;
-        let sum = head.u32()?;
-        let payload = head.take(length)?;
-        if crc32fast::hash(payload) != sum {
+        let length = Self::length(bytes)?;
+        let (head, payload) = bytes.get(..length)?.split_at_checked(HEAD)?;
+        let sum = u32::from_le_bytes(head.get(4..)?.try_into().ok()?);
+        if !matches!(payload.first(), Some(b'R' | b'S')) || crc32fast::hash(payload) != sum {
             return None;
         }
-        Some((Self::decode(&mut Cursor(payload))?, HEAD + length))
+        Some((Self::decode(&mut Cursor(payload))?, length))
+    }
+
+    /// How long the record at the beginning of `bytes` says that it is; `None` where no record is.
+    pub(super) fn length(bytes: &[u8]) -> Option<usize> {
+        let length = usize::try_from(Cursor(bytes).u32()?).ok()?;
+        (length <= MAX_PAYLOAD).then_some(HEAD + length)
+    }
+
+    /// Whether these bytes may be the beginning of a record that was never written to its end.
+    pub(super) fn is_torn(bytes: &[u8]) -> bool {
+        bytes.len() < HEAD || Self::length(bytes).is_some_and(|length| bytes.len() <= length)
     }
 
     fn decode(from: &mut Cursor<'_>) -> Option<Self> {

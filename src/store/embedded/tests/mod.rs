@@ -2,6 +2,7 @@
 
 mod rush;
 
+use super::journal::Damage;
 use super::*;
 use crate::protocol::usage::{CostSource, Usage};
 use crate::store::{Budget, CallId, Day, Dimension, Entry, NanoUsd, Period};
@@ -136,12 +137,40 @@ fn a_torn_tail_loses_only_what_was_never_acted_upon() {
             let corpse = TempDir::new().unwrap();
             let bytes = [&journal[..cut], &journal[end..end + behind]].concat();
             std::fs::write(corpse.path().join("journal"), bytes).unwrap();
+            assert_eq!(journal::read_left(corpse.path()).unwrap().damage, Damage::default());
             spent.push(used(&open(corpse.path())));
         }
         assert_eq!((spent[0], spent.last()), (30, Some(&0)));
         // Settled, reserved only, and so on back to the beginning.
         spent.dedup();
         assert_eq!(spent, [30, 120, 20, 110, 10, 100, 0]);
+    }
+}
+
+#[test]
+fn damage_in_the_journal_takes_nothing_behind_it_along() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    for call in 1..=10 {
+        let call = hold(store.admit(&account(1_000), &ask(call, 100), moment()));
+        store.settle(&account(1_000), &call, &cost(10), moment());
+    }
+    let journal = std::fs::read(folder.path().join("journal")).unwrap();
+    let end = usize::try_from(lock(&store.shared.desk).journal.as_ref().unwrap().end).unwrap();
+    // The last record alone would be one that was torn.
+    for at in (16..end - 200).step_by(97) {
+        for bytes in [[0xff; 8], [0; 8], *b"\x30\0\0\0RSRS"] {
+            let corpse = TempDir::new().unwrap();
+            let mut damaged = journal.clone();
+            damaged[at..at + 8].copy_from_slice(&bytes);
+            std::fs::write(corpse.path().join("journal"), damaged).unwrap();
+            let left = journal::read_left(corpse.path()).unwrap();
+            let lost = 20 - left.records.len();
+            assert_eq!(left.damage.bytes > 0, lost > 0 && left.damage.records_behind > 0);
+            // A call lost, or charged what it had reserved.
+            let spent = used(&open(corpse.path()));
+            assert!([90, 100, 190].contains(&spent), "{spent} at {at} by {bytes:?}");
+        }
     }
 }
 
