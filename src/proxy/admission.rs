@@ -6,7 +6,7 @@ use crate::error::{Kind, Rejection};
 use crate::limits::{Denied, Permit};
 use crate::protocol::Dialect;
 use crate::protocol::prompt::{self, Estimate};
-use crate::protocol::request::{Named, Role};
+use crate::protocol::request::{Named, RequestFacts, Role};
 use crate::store::{Account, Ask, CallId, Dimension, NanoUsd, Period, Refusal};
 use std::time::Duration;
 
@@ -68,13 +68,24 @@ pub(super) async fn admit(ctx: &mut Ctx, call: &Call) -> Result<(), Rejection> {
     let cap = is_paid.then_some(weight.cap);
     let Weight { prompt, output, .. } = weight;
     let is_priced = weight.worst.is_some();
-    let named = if call.facts.names_several() {
-        call.facts.names().map(ToOwned::to_owned).collect()
-    } else {
-        Vec::new()
-    };
+    let named = may_answer(&call.facts);
     ctx.admission = Some(Admission { permit, prompt, output, is_priced, cap, named });
     Ok(())
+}
+
+/// Every model that may answer, where the body names several. One that a tool runs does not.
+fn may_answer(facts: &RequestFacts) -> Vec<String> {
+    if !facts.names_several() {
+        return Vec::new();
+    }
+    let named = facts.named().filter(|named| !is_beside(named)).map(|named| named.text.to_owned());
+    let named: Vec<_> = named.collect();
+    if named == [facts.model.as_str()] { Vec::new() } else { named }
+}
+
+/// Whether a model that the body names is billed beside the one that answers.
+const fn is_beside(named: &Named<'_>) -> bool {
+    matches!(named.role, Role::Helps | Role::Tool)
 }
 
 fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
@@ -118,7 +129,6 @@ fn weigh(ctx: &Ctx, call: &Call, account: &Account) -> Weight {
         let rates = pricing.may_apply(model)?;
         rates.iter().map(|rates| rates.worst(input, output)).max()
     };
-    let is_beside = |named: &Named<'_>| matches!(named.role, Role::Helps | Role::Tool);
     let may_answer = facts.named().filter(|named| !is_beside(named)).map(|named| named.text);
     // The dearest that may answer, and all that tools run beside it; of which one is not known, none is.
     let answer = may_answer.chain(fallbacks.clone()).map(worst);

@@ -34,6 +34,13 @@ fn a_tool_within_a_tool_names_as_one_alone() {
         (r#"{"type":"function","function":{"parameters":{"model":"no"}}}"#, &["a"]),
         (r#"{"type":"openrouter:advisor"}"#, &["a", "openrouter:advisor"]),
         (r#"{"type":"openrouter:subagent"}"#, &["a"]),
+        // A function that does not say so: words of its schema name nothing.
+        (
+            r#"{"name":"f","parameters":{"properties":{"model":{"id":"no","default":"no"}},
+                "examples":[{"model":"no"}],"default":{"base_model":""}}}"#,
+            &["a"],
+        ),
+        (r#"{"name":"f","inputSchema":{"x":{"model":"no"}}}"#, &["a"]),
     ] {
         assert_eq!(within(inner), names, "{inner}");
     }

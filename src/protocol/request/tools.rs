@@ -26,7 +26,8 @@ enum Part {
     Enabled,
     /// The settings of a tool, or the schema of a function.
     Parameters,
-    /// Of a function of the caller's own: no upstream reads the name of a model there.
+    /// Of a function of the caller's own, or a word of JSON Schema, where one does not say that it is a
+    /// function: no upstream reads the name of a model there.
     Own,
     /// A list of advisors, each with a model of its own.
     Advisors,
@@ -262,7 +263,9 @@ fn part(name: &str, field: &str, is_name: bool) -> Part {
         "id" if field == "plugins" => Part::Plugin,
         "enabled" if field == "plugins" => Part::Enabled,
         "parameters" => Part::Parameters,
-        "function" | "input_schema" | "input_examples" => Part::Own,
+        "function" | "input_schema" | "inputSchema" | "output_schema" | "outputSchema"
+        | "input_examples" | "properties" | "$defs" | "definitions" | "default" | "enum"
+        | "const" | "examples" => Part::Own,
         "advisors" => Part::Advisors,
         _ if is_model_field(name) => Part::Names,
         _ => Part::Rest,

@@ -95,13 +95,13 @@ pub(super) fn read_left(folder: &Path) -> io::Result<Left> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     };
     let mut records = Vec::new();
-    let damage = scan(rest, |record, end| records.push((record, HEADER + end as u64)));
+    let damage = scan(rest, true, |record, end| records.push((record, HEADER + end as u64)));
     Ok(Left { generation, records, damage })
 }
 
 /// Reads all whole records and where each ends. Behind what is none it goes on with the next that is, which
-/// its checksum tells.
-fn scan(bytes: &[u8], mut on: impl FnMut(Record, usize)) -> Damage {
+/// its checksum tells. The last one may be torn where whoever wrote it may have died.
+fn scan(bytes: &[u8], may_be_torn: bool, mut on: impl FnMut(Record, usize)) -> Damage {
     // Behind the last record are zeros.
     let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let (mut damage, mut at) = (Damage::default(), 0);
@@ -116,7 +116,7 @@ fn scan(bytes: &[u8], mut on: impl FnMut(Record, usize)) -> Damage {
         let written = rest.get(..written - at).unwrap_or_default();
         let skipped = match next(rest, written.len()) {
             Some(length) => length,
-            None if Record::is_torn(written) => break,
+            None if may_be_torn && Record::is_torn(written) => break,
             None => written.len(),
         };
         damage.bytes += skipped;
@@ -245,7 +245,7 @@ pub(super) fn read_from(file: &File, from: u64, to: u64) -> io::Result<(Vec<Reco
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, from)?;
     let mut records = Vec::new();
-    let damage = scan(&bytes, |record, _| records.push(record));
+    let damage = scan(&bytes, false, |record, _| records.push(record));
     Ok((records, damage))
 }
 

@@ -36,7 +36,7 @@ impl Inner {
     /// Asks Redis, or decides without it.
     pub(super) async fn ask(&self, entry: &Arc<Entry>, account: &Account, ask: &Ask) -> Outcome {
         let deadline = Instant::now() + WAIT;
-        let (mut pause, mut is_doubtful) = (FIRST_PAUSE, false);
+        let (mut pause, mut is_doubtful, mut was_stale) = (FIRST_PAUSE, false, false);
         while let Some(live) = self.link.live() {
             let question = Question::new(self, entry, account, ask, deadline);
             let answer = match self.put(&live, &question.admission, deadline).await {
@@ -58,12 +58,19 @@ impl Inner {
             // Others hold it idle and are asked to return it, or it is here, behind calls in flight.
             let is_coming = answer.decision == Decision::Budget
                 && (answer.elsewhere > 0 || lock(&entry.books).may_cover(ask));
+            let is_stale = answer.decision == Decision::Stale;
+            // Once its clock is known the period is right, unless that has been set back.
+            let wait = if is_stale && !was_stale { Duration::ZERO } else { pause };
+            was_stale |= is_stale;
             // The last question must leave Redis enough time, or its circuit would open for nothing.
-            let may_wait = Instant::now() + pause + WAIT / 2 < deadline;
-            if answer.decision == Decision::Stale || (is_coming && may_wait) {
-                sleep(if is_coming { pause } else { Duration::ZERO }).await;
+            let may_wait = Instant::now() + wait + WAIT / 2 < deadline;
+            if (is_stale || is_coming) && may_wait {
+                sleep(wait).await;
                 pause *= 2;
                 continue;
+            }
+            if is_stale {
+                break;
             }
             return view::refusal(account, ask, &answer).map_or(Outcome::Unknown, Outcome::Refused);
         }

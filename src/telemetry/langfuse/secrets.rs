@@ -242,9 +242,11 @@ fn forms(key: &str) -> Vec<String> {
     if key.contains('/') {
         forms.append(&mut in_json(key.replace('/', "\\/")));
     }
-    let in_url = in_url(key);
-    if in_url != key {
-        forms.push(in_url);
+    for (keeps_slash, is_upper) in [(false, true), (true, true), (false, false), (true, false)] {
+        let url = in_url(key, keeps_slash, is_upper);
+        if !forms.contains(&url) {
+            forms.push(url);
+        }
     }
     forms
 }
@@ -262,16 +264,18 @@ fn in_json(key: String) -> Vec<String> {
     forms
 }
 
-/// With every byte escaped that a URL may not have everywhere.
-fn in_url(key: &str) -> String {
+/// With every byte escaped that a URL may not have everywhere; a slash it may have in many places.
+fn in_url(key: &str, keeps_slash: bool, is_upper: bool) -> String {
     let mut url = String::with_capacity(key.len());
     for byte in key.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
                 url.push(byte.into());
             }
+            b'/' if keeps_slash => url.push('/'),
             _ => {
-                let _infallible = write!(url, "%{byte:02X}");
+                let _infallible =
+                    if is_upper { write!(url, "%{byte:02X}") } else { write!(url, "%{byte:02x}") };
             }
         }
     }
@@ -332,9 +336,13 @@ mod tests {
     #[test]
     fn a_key_is_found_in_a_url_and_as_php_writes_it() {
         let secrets = Secrets::new(["AbC/dEf+GhI=="], []);
-        for text in
-            ["k=AbC%2FdEf%2BGhI%3D%3D&", r"AbC\/dEf+GhI==", r"AbC\\/dEf+GhI==", "AbC/dEf+GhI=="]
-        {
+        for text in [
+            "k=AbC%2FdEf%2BGhI%3D%3D&",
+            "k=AbC/dEf%2bGhI%3d%3d&",
+            r"AbC\/dEf+GhI==",
+            r"AbC\\/dEf+GhI==",
+            "AbC/dEf+GhI==",
+        ] {
             let clean = struck(&secrets, None, text);
             assert!(clean.contains("[redacted]") && !clean.contains("dEf"), "{clean}");
         }

@@ -82,8 +82,15 @@ impl Aside {
         }
     }
 
-    /// One more, refused first when so many exports had been started.
-    pub(super) fn put(&mut self, batch: Batch, since: u64, reason: Reason, now: Instant) -> Fate {
+    /// One more, refused first, or since others were accepted, when the first of these numbers of exports had
+    /// been started; now it is the second.
+    pub(super) fn put(
+        &mut self,
+        mut batch: Batch,
+        (since, started): (u64, u64),
+        reason: Reason,
+        now: Instant,
+    ) -> Fate {
         let (range, number) = (batch.range(), batch.first());
         let doubts = self.doubted.get(&number).copied().unwrap_or_default();
         if doubts >= DOUBTS {
@@ -92,6 +99,8 @@ impl Aside {
         }
         if self.accepted > since {
             self.doubted.insert(number, doubts + 1);
+            // The next doubt takes another one that is accepted.
+            batch.refused = Some(started);
             return Fate::Again(batch);
         }
         self.refused.push_back(Refused { range, reason, number, since });
@@ -143,7 +152,7 @@ mod tests {
 
     /// Puts one aside that was refused first when so many exports had been started.
     fn put(aside: &mut Aside, number: u64, since: u64) -> Fate {
-        aside.put(one(number), since, Reason::Rejected, Instant::now())
+        aside.put(one(number), (since, since), Reason::Rejected, Instant::now())
     }
 
     #[test]
@@ -151,11 +160,26 @@ mod tests {
         let mut aside = Aside::default();
         // Export 1 was refused, 2 and 3 are its halves.
         assert!(!aside.accepted(3, (5, 9)));
-        for _ in 0..DOUBTS {
-            assert!(matches!(put(&mut aside, 4, 1), Fate::Again(batch) if batch.first() == 4));
+        let mut since = 1;
+        for number in (4..).step_by(2).take(usize::from(DOUBTS)) {
+            let now = Instant::now();
+            let fate = aside.put(one(4), (since, number), Reason::Rejected, now);
+            let Fate::Again(mut batch) = fate else { panic!("{fate:?}") };
+            since = batch.refused(99);
+            assert_eq!((batch.first(), since), (4, number));
+            assert!(!aside.accepted(number + 1, (9, 10)));
         }
-        assert!(matches!(put(&mut aside, 4, 1), Fate::Lost));
+        assert!(matches!(put(&mut aside, 4, since), Fate::Lost));
         assert_eq!(aside.len(), 0);
+    }
+
+    #[test]
+    fn one_that_was_accepted_gives_one_more_try() {
+        let mut aside = Aside::default();
+        assert!(!aside.accepted(3, (5, 9)));
+        let fate = aside.put(one(4), (1, 4), Reason::Rejected, Instant::now());
+        let Fate::Again(mut batch) = fate else { panic!("{fate:?}") };
+        assert!(matches!(put(&mut aside, 4, batch.refused(99)), Fate::Waits(None)));
     }
 
     #[test]
@@ -239,7 +263,7 @@ mod tests {
         for seconds in [10, 20, 40, 60, 60] {
             aside.clear();
             assert_eq!(aside.again_at(), None);
-            aside.put(one(1), 1, Reason::Rejected, now);
+            aside.put(one(1), (1, 1), Reason::Rejected, now);
             assert_eq!(aside.again_at(), now.checked_add(Duration::from_secs(seconds)));
         }
     }

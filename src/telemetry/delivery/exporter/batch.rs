@@ -17,7 +17,7 @@ pub(super) struct Batch {
     /// How often its texts were cut.
     cuts: usize,
     /// Exports that had been started when these were refused first, if they were.
-    refused: Option<u64>,
+    pub(super) refused: Option<u64>,
 }
 
 impl Batch {

@@ -151,7 +151,8 @@ impl Exporter {
 
     /// Starts what may start.
     fn start(&mut self, now: Instant) {
-        if self.aside.again_at().is_some_and(|at| now >= at) && self.is_idle() {
+        let is_due = !self.is_rewinding && self.aside.again_at().is_some_and(|at| now >= at);
+        if is_due && self.is_idle() {
             self.aside.has_been_quiet();
             self.is_rewinding = true;
         }
@@ -268,7 +269,7 @@ impl Exporter {
 
     fn refused_alone(&mut self, batch: Batch, since: u64, reason: Reason, now: Instant) {
         let range = batch.range();
-        match self.aside.put(batch, since, reason, now) {
+        match self.aside.put(batch, (since, self.pace.started()), reason, now) {
             Fate::Lost => self.give_up(range, reason),
             Fate::Again(batch) => self.again.push_front(batch),
             Fate::Waits(Some(oldest)) => self.give_up(oldest.range, oldest.reason),
@@ -320,6 +321,7 @@ impl Exporter {
         self.pace.forget();
         self.most_bytes = MOST_BYTES;
         self.aside.forget();
+        self.again.iter_mut().for_each(|batch| batch.refused = None);
         self.is_rewinding |= self.aside.len() > 0;
     }
 

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
 
+/// Most traces of an export that is a try whether anything is accepted: of few all may well be readable.
+const A_FEW: u64 = 8;
+
 impl Exporter {
     /// Whether there is nothing to be sent but what was refused.
     pub(super) fn is_idle(&self) -> bool {
@@ -38,13 +41,18 @@ impl Exporter {
         if !is_full && now < until && !self.outlet.ending.is_flushing() {
             return None;
         }
-        let taken = self.cursor.take(MOST_TRACES, self.most_bytes);
+        let most = if self.aside.is_suspicious() { A_FEW } else { MOST_TRACES };
+        let taken = self.cursor.take(most, self.most_bytes);
         self.gathering = None;
         match taken {
             Ok(lot) => {
                 self.failed_reads = 0;
                 let lot = lot?;
                 self.outlet.state.add_dropped(Reason::Damage, lot.lost);
+                if lot.lost > 0 {
+                    // At once: whoever reads this stretch again would count them again.
+                    lot.gaps().into_iter().for_each(|gap| self.settle(gap));
+                }
                 if lot.parts.is_empty() {
                     self.settle((lot.from, lot.to));
                     return self.next(now);

@@ -80,6 +80,21 @@ pub struct Lot {
     pub lost: u64,
 }
 
+impl Lot {
+    /// Stretches of it that hold no trace: what was there is damaged, or done with.
+    pub fn gaps(&self) -> Vec<(u64, u64)> {
+        let mut at = self.from;
+        let mut gaps = Vec::new();
+        for (from, to) in self.parts.iter().map(|part| (part.number(), part.head.end())) {
+            gaps.push((at, from));
+            at = to;
+        }
+        gaps.push((at, self.to));
+        gaps.retain(|(from, to)| from < to);
+        gaps
+    }
+}
+
 /// Where the one exporter of a spool is.
 pub struct Cursor {
     spool: Arc<Spool>,
