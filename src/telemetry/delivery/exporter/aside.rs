@@ -11,7 +11,7 @@ use tokio::time::Instant;
 const SUSPICIOUS: usize = 8;
 /// So often one is refused again after others were accepted before it is given up: a destination that
 /// is well only at times takes it at one of them.
-const DOUBTS: u8 = 3;
+const DOUBTS: u8 = 2;
 /// Most of them that are remembered; the oldest are given up.
 const MOST: usize = 10_000;
 /// How long they wait where nothing else is to be sent; doubled from one time to the next, up to the second.
@@ -34,7 +34,7 @@ pub(super) struct Refused {
 pub(super) enum Fate {
     /// It was refused often enough while others were accepted.
     Lost,
-    /// Others were accepted since it was refused first: it is tried again at once.
+    /// Others were accepted since it was refused before: it is tried again.
     Again(Batch),
     /// Nothing was accepted since. The oldest of those that wait, if there are too many of them now.
     Waits(Option<Refused>),
@@ -72,6 +72,7 @@ impl Aside {
     /// Nothing was to be sent for a while, and they are tried again. A few that were refused again after
     /// others were accepted have their last try: nobody may come who shows it once more.
     pub(super) fn has_been_quiet(&mut self) {
+        self.tries = self.tries.saturating_add(1);
         if self.is_suspicious() {
             return;
         }
@@ -128,7 +129,6 @@ impl Aside {
     /// All is read anew; the numbers of those that waited, as stretches.
     pub(super) fn clear(&mut self) -> Vec<(u64, u64)> {
         self.again_at = None;
-        self.tries = self.tries.saturating_add(1);
         self.refused.drain(..).map(|refused| (refused.number, refused.number + 1)).collect()
     }
 
@@ -216,6 +216,7 @@ mod tests {
             let mut aside = Aside::default();
             put(&mut aside, 1, 1);
             aside.has_been_quiet();
+            aside.clear();
             assert!(matches!(put(&mut aside, 1, 1), Fate::Waits(None)), "nothing was accepted");
             assert!(aside.accepted(2, (20, 21)));
             aside.clear();
@@ -261,6 +262,7 @@ mod tests {
         assert!(matches!(last, Fate::Waits(Some(refused)) if refused.range == (0, 1)));
         let now = Instant::now();
         for seconds in [10, 20, 40, 60, 60] {
+            aside.has_been_quiet();
             aside.clear();
             assert_eq!(aside.again_at(), None);
             aside.put(one(1), (1, 1), Reason::Rejected, now);

@@ -271,7 +271,8 @@ impl Exporter {
         let range = batch.range();
         match self.aside.put(batch, (since, self.pace.started()), reason, now) {
             Fate::Lost => self.give_up(range, reason),
-            Fate::Again(batch) => self.again.push_front(batch),
+            // Behind the others: what is accepted of them tells more.
+            Fate::Again(batch) => self.again.push_back(batch),
             Fate::Waits(Some(oldest)) => self.give_up(oldest.range, oldest.reason),
             Fate::Waits(None) => {}
         }

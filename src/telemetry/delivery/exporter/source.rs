@@ -17,16 +17,22 @@ impl Exporter {
         self.under_way.is_empty() && self.again.is_empty() && self.cursor.waiting().0 == 0
     }
 
-    /// What is sent next. Where all is refused, what is new and what is farthest behind, in turn: if it is
+    /// What is sent next. Where all is refused, what is new and the most that is in hand, in turn: if it is
     /// traces that are at fault, others stand there.
     pub(super) fn pick(&mut self, now: Instant) -> Option<Batch> {
         if !self.aside.is_suspicious() {
             return self.again.pop_front().or_else(|| self.next(now));
         }
         if self.pace.started().is_multiple_of(2) {
-            return self.again.pop_back().or_else(|| self.next(now));
+            return self.most_in_hand().or_else(|| self.next(now));
         }
-        self.next(now).or_else(|| self.again.pop_back())
+        self.next(now).or_else(|| self.most_in_hand())
+    }
+
+    fn most_in_hand(&mut self) -> Option<Batch> {
+        let most = self.again.iter().enumerate().max_by_key(|(_, batch)| batch.traces());
+        let most = most.map(|(place, _)| place)?;
+        self.again.remove(most)
     }
 
     /// A new batch from the spool, once it is full or traces have gathered for long enough.
