@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// So many refused one by one, with nothing accepted in between, are no longer taken for traces
-/// that cannot be read, but for a destination that reads none: then one export is tried now and then.
+/// that cannot be read, but for a destination that reads none: then a few are tried now and then.
 const SUSPICIOUS: usize = 8;
 /// So often one is refused again after others were accepted before it is given up: a destination that
 /// is well only at times takes it at one of them.
@@ -62,6 +62,11 @@ impl Aside {
     /// Whether it is rather the destination that is at fault.
     pub(super) fn is_suspicious(&self) -> bool {
         self.refused.len() >= SUSPICIOUS
+    }
+
+    /// Whether so many more of them are refused that it is time to wait.
+    pub(super) fn is_time_to_wait(&self) -> bool {
+        self.is_suspicious() && self.refused.len().is_multiple_of(SUSPICIOUS)
     }
 
     /// When they are tried again, unless something else is to be sent.
@@ -235,7 +240,7 @@ mod tests {
         for number in 0..20 {
             assert!(matches!(put(&mut aside, number, 1), Fate::Waits(None)));
         }
-        assert!(aside.is_suspicious());
+        assert!(aside.is_suspicious() && !aside.is_time_to_wait());
         assert!(aside.accepted(2, (20, 21)));
         aside.clear();
         assert!(!aside.is_suspicious() && aside.doubted.len() == 20);
@@ -258,6 +263,7 @@ mod tests {
         for number in 0..MOST as u64 {
             assert!(matches!(put(&mut aside, number, 1), Fate::Waits(None)));
         }
+        assert!(aside.is_time_to_wait());
         let last = put(&mut aside, MOST as u64, 1);
         assert!(matches!(last, Fate::Waits(Some(refused)) if refused.range == (0, 1)));
         let now = Instant::now();

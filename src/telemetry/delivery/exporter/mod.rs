@@ -273,11 +273,14 @@ impl Exporter {
             Fate::Lost => self.give_up(range, reason),
             // Behind the others: what is accepted of them tells more.
             Fate::Again(batch) => self.again.push_back(batch),
-            Fate::Waits(Some(oldest)) => self.give_up(oldest.range, oldest.reason),
-            Fate::Waits(None) => {}
-        }
-        if self.aside.is_suspicious() {
-            self.pace.refused(now);
+            Fate::Waits(oldest) => {
+                if let Some(oldest) = oldest {
+                    self.give_up(oldest.range, oldest.reason);
+                }
+                if self.aside.is_time_to_wait() {
+                    self.pace.refused(now);
+                }
+            }
         }
     }
 
