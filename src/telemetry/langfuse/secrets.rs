@@ -242,6 +242,10 @@ fn forms(key: &str) -> Vec<String> {
     if key.contains('/') {
         forms.append(&mut in_json(key.replace('/', "\\/")));
     }
+    // A header's value of several words stands in no URL, and each of them is looked for itself.
+    if key.contains(' ') {
+        return forms;
+    }
     for (keeps_slash, is_upper) in [(false, true), (true, true), (false, false), (true, false)] {
         let url = in_url(key, keeps_slash, is_upper);
         if !forms.contains(&url) {
