@@ -120,7 +120,7 @@ impl Progress {
 
     /// An export has let go of these. How many of them are done with all the same.
     pub(super) fn release(&mut self, from: u64, to: u64) -> u64 {
-        self.claimed.remove(from, to);
+        self.unclaim(from, to);
         to.saturating_sub(from) - self.undone(from, to)
     }
 

@@ -33,6 +33,18 @@ fn is_empty(folder: &TempDir) -> bool {
     segments(folder.path()).is_empty()
 }
 
+/// Everything that was written was read, once, and nothing is left of it.
+fn assert_all_delivered<T: Ord + std::fmt::Debug>(
+    folder: &TempDir,
+    mut read: Vec<T>,
+    mut written: Vec<T>,
+) {
+    written.sort();
+    read.sort();
+    assert_eq!(read, written);
+    assert!(is_empty(folder));
+}
+
 #[test]
 fn who_starts_again_before_the_one_that_waits_takes_nothing_of_it_for_done() {
     let folder = TempDir::new().unwrap();
@@ -53,10 +65,7 @@ fn who_starts_again_before_the_one_that_waits_takes_nothing_of_it_for_done() {
     written.extend(write(&mut waits, "delivers", 5));
     read.extend(deliver_all(&waits));
     waits.close();
-    written.sort();
-    read.sort();
-    assert_eq!(read, written);
-    assert!(is_empty(&folder));
+    assert_all_delivered(&folder, read, written);
 }
 
 #[test]
@@ -86,10 +95,7 @@ fn of_two_that_wait_either_may_deliver_first() {
         written.extend(write(&mut then, "then, last", 2));
         read.extend(deliver_all(&then));
         then.close();
-        written.sort();
-        read.sort();
-        assert_eq!(read, written);
-        assert!(is_empty(&folder));
+        assert_all_delivered(&folder, read, written);
     }
 }
 
@@ -108,10 +114,7 @@ fn who_start_together_never_use_the_same_number() {
         read.extend(take_over(&process));
         process.close();
     }
-    written.sort();
-    read.sort();
-    assert_eq!(read, written);
-    assert!(is_empty(&folder));
+    assert_all_delivered(&folder, read, written);
 }
 
 #[test]
@@ -133,10 +136,7 @@ fn who_waits_without_writing_does_not_begin_where_all_is_done() {
     again.close();
     read.extend(take_over(&waits));
     waits.close();
-    written.sort();
-    read.sort();
-    assert_eq!(read, written);
-    assert!(is_empty(&folder));
+    assert_all_delivered(&folder, read, written);
 }
 
 #[test]
@@ -173,10 +173,7 @@ fn who_come_and_go_at_the_same_time_never_use_the_same_number() {
         }
     });
     read.extend(take_over(&Process::start(folder.path(), ROOMY)));
-    written.sort();
-    read.sort();
-    assert_eq!(read, written);
-    assert!(is_empty(&folder));
+    assert_all_delivered(&folder, read, written);
 }
 
 #[test]
@@ -190,10 +187,7 @@ fn what_one_that_waited_and_died_left_goes_at_the_next_start() {
     let mut read = deliver_all(&first);
     first.close();
     read.extend(take_over(&start()));
-    written.sort();
-    read.sort();
-    assert_eq!(read, written);
-    assert!(is_empty(&folder));
+    assert_all_delivered(&folder, read, written);
 }
 
 #[derive(Debug, Clone)]
